@@ -1,0 +1,1 @@
+"""`specop`, also as a kubectl plugin."""

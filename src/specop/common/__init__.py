@@ -1,0 +1,1 @@
+"""What every layer may use: errors, names, hashing, the clock. Nothing here does I/O beyond reading the clock."""

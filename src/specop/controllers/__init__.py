@@ -1,0 +1,1 @@
+"""Between events and plans: keyed queue, worker, gather, executor, resync."""

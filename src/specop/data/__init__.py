@@ -1,0 +1,1 @@
+"""The dataset engine: traffic in, shards of supervised tokens out."""

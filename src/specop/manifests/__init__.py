@@ -1,0 +1,1 @@
+"""PURE builders of child objects: models in, dicts out."""

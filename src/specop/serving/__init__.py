@@ -1,0 +1,1 @@
+"""What lives in or beside vLLM: fetch, capture, readiness, and the inspect Job."""

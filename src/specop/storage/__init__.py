@@ -1,0 +1,1 @@
+"""Object storage behind one small protocol, and the content-addressed layout on top of it."""
