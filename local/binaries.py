@@ -38,10 +38,9 @@ def path(name: str) -> Path:
     return cache.entry("bin", _installed_entry(name), _installer(name, module, duration))
 
 
-def current(name: str) -> Path | None:
-    """Return the folder that holds one of `NAMES`, or nothing if it is not built."""
-    found = cache.folder("bin") / (_kube_entry() if name == "kube" else _installed_entry(name))
-    return found if found.exists() else None
+def location(name: str) -> Path:
+    """Return where the folder of one of `NAMES` is, or will be once it is built."""
+    return cache.folder("bin") / (_kube_entry() if name == "kube" else _installed_entry(name))
 
 
 def _kube_entry() -> str:

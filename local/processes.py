@@ -13,7 +13,6 @@ import contextlib
 import os
 import select
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,10 +20,12 @@ from typing import TYPE_CHECKING
 from local import console
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _OWNER = "SPECOP_LOCAL_STATE"
 _PART = "SPECOP_LOCAL_PART"
+_END_SECONDS = 10
+_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def log_of(state: Path, part: str) -> Path:
 
 def running(state: Path) -> list[Process]:
     """Return the cluster's processes."""
-    return [process for process in map(_read, _pids()) if process and process[0] == str(state) for process in [process[1]]]
+    found = ((pid, _environment(pid)) for pid in _pids())
+    return [Process(pid, env.get(_PART, "")) for pid, env in found if env.get(_OWNER) == str(state)]
 
 
 def parts(state: Path) -> set[str]:
@@ -73,10 +75,68 @@ def check(state: Path, part: str) -> None:
     """Raise with the end of its log if a part that was started is gone."""
     if part not in parts(state):
         log = log_of(state, part)
-        message = f"{part} ended at once; the end of {log}:\n{console.tail(log)}"
+        message = f"{part} ended; the end of {log}:\n{console.tail(log)}"
         raise console.LocalError(message)
 
 
 def kill(state: Path) -> None:
-    """Kill every process of the cluster, until none is left; the state is thrown away, so nobody needs time to save it."""
-    kill_all(lambda pid: (_read(pid) or ("",))[0] == str(state))
+    """Kill every process of the cluster, until none is left: its state goes too, so none needs time to save it."""
+    _kill_until_none(
+        lambda: [process.pid for process in running(state)],
+        lambda pid: _environment(pid).get(_OWNER) == str(state),
+    )
+
+
+def kill_listed(listing: Path) -> None:
+    """Kill the processes that a `cgroup.procs` file lists, until it lists none."""
+    _kill_until_none(lambda: _listed(listing), lambda pid: pid in _listed(listing))
+
+
+def _kill_until_none(find: Callable[[], list[int]], still_ours: Callable[[int], bool]) -> None:
+    for _ in range(_ROUNDS):  # a process may start another one while we look
+        if not _kill(find(), still_ours):
+            return
+    message = f"these processes do not end: {find()}"
+    raise console.LocalError(message)
+
+
+def _kill(pids: list[int], still_ours: Callable[[int], bool]) -> bool:
+    """Kill processes and wait for their ends; return whether there were any."""
+    handles = {}
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            handles[os.pidfd_open(pid)] = pid
+    try:
+        for handle, pid in list(handles.items()):
+            if still_ours(pid):  # the descriptor pins the process, so this answer stays true for it
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+        for handle, pid in handles.items():
+            select.select([handle], [], [], _END_SECONDS)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)  # our own child: do not leave a zombie
+    finally:
+        for handle in handles:
+            os.close(handle)
+    return bool(handles)
+
+
+def _listed(listing: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in listing.read_text().split()]
+    except OSError:
+        return []
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _environment(pid: int) -> dict[str, str]:
+    """Return what a process was started with; nothing for one that has ended or belongs to someone else."""
+    try:
+        content = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (item.partition("=") for item in content.decode(errors="replace").split("\0"))
+    return {name: value for name, _, value in pairs}

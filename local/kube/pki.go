@@ -76,6 +76,7 @@ func writePKI(options pkiOptions) error {
 		subject   pkix.Name
 		serving   bool
 	}{
+		"admin":                    {clients, pkix.Name{CommonName: "admin", Organization: []string{"system:masters"}}, false},
 		"apiserver":                {clients, pkix.Name{CommonName: "kube-apiserver"}, true},
 		"apiserver-kubelet-client": {clients, pkix.Name{CommonName: "apiserver", Organization: []string{"system:masters"}}, false},
 		"front-proxy-client":       {proxies, pkix.Name{CommonName: "front-proxy-client"}, false},

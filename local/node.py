@@ -1,0 +1,9 @@
+"""The node."""
+
+from __future__ import annotations
+from local.settings import Settings
+
+
+def prepare(settings: Settings) -> None: ...
+def start(settings: Settings) -> None: ...
+def remove(settings: Settings) -> None: ...
