@@ -13,7 +13,7 @@ SHOWN_LENGTH = 19
 
 
 def check_contract(contract: Contract, facts: TargetFacts, speculative_tokens: int | None = None) -> list[str]:
-    """What differs between what the drafter was made for and what is to be served; empty when it fits.
+    """Return what differs between what the drafter was made for and what is to be served; empty when it fits.
 
     Each entry begins with the field's name as users see it and gives both values, as in
     `target.vocabSize (drafter: 49152, target: 32000)`.
@@ -35,6 +35,6 @@ def check_contract(contract: Contract, facts: TargetFacts, speculative_tokens: i
 
 
 def _shown(value: object) -> str:
-    """A value short enough for a message."""
+    """Make a value short enough for a message."""
     text = str(value)
     return text[:SHOWN_LENGTH] if text.startswith("sha256:") else text
