@@ -6,7 +6,7 @@ from pydantic import Field
 
 from specop.api.base import Condition, Decimal, Digest, Model, ObjectName, Observed, Ref, Resource, Uri
 from specop.api.markers import Immutable, ListMap, ServerDefault
-from specop.api.shared import DrafterRefStatus, Evaluation, NamedUid, PodTemplate, Storage, TargetSpec
+from specop.api.shared import Contract, DrafterRefStatus, Evaluation, NamedUid, PodTemplate, Storage, TargetSpec
 
 LossName = Literal["KL", "LKHybrid", "CE"]
 
@@ -23,9 +23,15 @@ class LossTerm(Model):
 class Hyperparameters(Model):
     """Every knob of the trainer. What is unset comes from the preset, and `status.resolved` says which."""
 
-    architecture: Literal["Eagle3", "Eagle31"] | None = Field(default=None, description="Eagle31 adds norms per captured layer and feeds the normed state back.")
-    decoding_heads: Annotated[int, Field(ge=1, le=16)] | None = Field(default=None, description="Draft steps unrolled at training (TTT).")
-    draft_vocab_size: Annotated[int, Field(ge=64, le=1_048_576)] | None = Field(default=None, description="Most frequent supervised tokens that the drafter can propose.")
+    architecture: Literal["Eagle3", "Eagle31"] | None = Field(
+        default=None, description="Eagle31 adds norms per captured layer and feeds the normed state back."
+    )
+    decoding_heads: Annotated[int, Field(ge=1, le=16)] | None = Field(
+        default=None, description="Draft steps unrolled at training (TTT)."
+    )
+    draft_vocab_size: Annotated[int, Field(ge=64, le=1_048_576)] | None = Field(
+        default=None, description="Most frequent supervised tokens that the drafter can propose."
+    )
     loss: Annotated[list[LossTerm], Field(min_length=1, max_length=8), ListMap(("name",))] | None = None
     lk_eta: Decimal | None = Field(default=None, description="LKHybrid: lambda = exp(-eta * acceptance).")
     step_decay: Decimal | None = Field(default=None, description="Weight of draft step k is decay to the power k.")
@@ -36,12 +42,22 @@ class Hyperparameters(Model):
     max_grad_norm: Decimal | None = None
     epochs: Annotated[int, Field(ge=1, le=1000)] | None = None
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(default=None, description="End earlier.")
-    batch_tokens: Annotated[int, Field(ge=64, le=16_777_216)] | None = Field(default=None, description="Tokens of one optimiser step.")
-    max_length: Annotated[int, Field(ge=64, le=1_048_576)] | None = Field(default=None, description="Longer rows are cut at the right end.")
-    evaluations: Annotated[int, Field(ge=1, le=1000)] | None = Field(default=None, description="Held-out evaluations over the run.")
-    checkpoint_seconds: Annotated[int, Field(ge=5, le=86_400)] | None = Field(default=None, description="Time between checkpoints.")
+    batch_tokens: Annotated[int, Field(ge=64, le=16_777_216)] | None = Field(
+        default=None, description="Tokens of one optimiser step."
+    )
+    max_length: Annotated[int, Field(ge=64, le=1_048_576)] | None = Field(
+        default=None, description="Longer rows are cut at the right end."
+    )
+    evaluations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Held-out evaluations over the run."
+    )
+    checkpoint_seconds: Annotated[int, Field(ge=5, le=86_400)] | None = Field(
+        default=None, description="Time between checkpoints."
+    )
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
-    compute_dtype: Literal["Float32", "BFloat16"] | None = Field(default=None, description="Dtype of the matrix products; masters are float32.")
+    compute_dtype: Literal["Float32", "BFloat16"] | None = Field(
+        default=None, description="Dtype of the matrix products; masters are float32."
+    )
 
 
 class WarmStart(Model):
@@ -67,7 +83,9 @@ class TrainingSpec(Model):
     queue_name: Annotated[str, Field(min_length=1, max_length=63), Immutable()] | None = Field(
         default=None, description="Kueue LocalQueue; admission then decides over suspend."
     )
-    suspend: Annotated[bool, ServerDefault(False)] = Field(default=False, description="Stop after a checkpoint; resume when false.")
+    suspend: Annotated[bool, ServerDefault(False)] = Field(
+        default=False, description="Stop after a checkpoint; resume when false."
+    )
     pod_template: PodTemplate | None = None
 
 
@@ -124,6 +142,7 @@ class TrainingStatus(Observed):
     progress: TrainingProgress | None = None
     result: TrainingSummary | None = None
     drafter: DrafterRefStatus | None = None
+    contract: Contract | None = Field(default=None, description="Of the drafter that was made.")
 
 
 class SpeculatorTrainingJob(Resource):

@@ -19,6 +19,11 @@ LABEL_ARM = f"{GROUP}/arm"
 ANNOTATION_HASH = f"{GROUP}/desired"
 """On a child: digest of the body that we last applied."""
 
+ANNOTATION_INPUTS = f"{GROUP}/inputs"
+"""On a Deployment: digest of what the endpoint's spec says of its pods; an operator upgrade does not change it."""
+ANNOTATION_GENERATION = f"{GROUP}/generation"
+"""On a Job: generation of the owner that it was made for."""
+
 MAX_NAME = 63
 
 
