@@ -15,11 +15,12 @@ from local import api, binaries, console, processes
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from collections.abc import Callable
+
     from local.settings import Settings
 
 from local.settings import GATEWAY, NODE, SERVICES
 
-_READY_SECONDS = 60
 
 
 def start(settings: Settings) -> None:
@@ -31,18 +32,18 @@ def start(settings: Settings) -> None:
         if name not in processes.parts(settings.state):
             processes.start(settings.state, name, command, env)
 
-    def wait(name: str, ready: api.Callable[[], bool]) -> None:
-        api.wait(name, _READY_SECONDS, ready, lambda: processes.check(settings.state, name))
+    def wait(name: str, ready: Callable[[], bool]) -> None:
+        processes.wait(settings.state, name, ready)
 
     part("etcd", _etcd(settings))
     part("kube-apiserver", _apiserver(settings))
     part("versitygw", _versitygw(settings), _root_user(settings))
-    wait("kube-apiserver", lambda: server.get("/readyz")[0] == http.client.OK)
+    wait("kube-apiserver", lambda: server.get("/readyz") == "ok")
     part("kube-controller-manager", _controller_manager(settings))
     wait("versitygw", lambda: _answers(settings.address, settings.ports["s3"], "/health"))
     if not settings.controllers.count("-serviceaccount"):
         path = "/api/v1/namespaces/default/serviceaccounts/default"
-        wait("kube-controller-manager", lambda: server.get(path)[0] == http.client.OK)
+        wait("kube-controller-manager", lambda: server.get(path) is not None)
 
 
 def _answers(host: str, port: int, path: str) -> bool:

@@ -13,6 +13,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _OWNER = "SPECOP_LOCAL_STATE"
 _PART = "SPECOP_LOCAL_PART"
+_READY_SECONDS = 60
+_POLL_SECONDS = 0.05
 _END_SECONDS = 10
 _ROUNDS = 20
 
@@ -71,12 +74,16 @@ def parts(state: Path) -> set[str]:
     return {process.part for process in running(state)}
 
 
-def check(state: Path, part: str) -> None:
-    """Raise with the end of its log if a part that was started is gone."""
-    if part not in parts(state):
-        log = log_of(state, part)
-        message = f"{part} ended; the end of {log}:\n{console.tail(log)}"
-        raise console.LocalError(message)
+def wait(state: Path, part: str, ready: Callable[[], bool]) -> None:
+    """Wait until a part is ready; if it ends or takes too long, raise with the end of its log."""
+    deadline = time.monotonic() + _READY_SECONDS
+    while not ready():
+        late = time.monotonic() > deadline
+        if late or part not in parts(state):
+            what = f"was not ready within {_READY_SECONDS} s" if late else "ended"
+            message = f"{part} {what}; the end of its log:\n{console.tail(log_of(state, part))}"
+            raise console.LocalError(message)
+        time.sleep(_POLL_SECONDS)
 
 
 def kill(state: Path) -> None:
