@@ -4,22 +4,46 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from specop.api.base import Condition, Digest, Model, Observed, Ref, Resource, Time, Uri, exactly_one
-from specop.api.markers import Cel, Immutable, ListMap, ServerDefault
-from specop.api.shared import NamedUid, PodTemplate, Storage, TargetFacts, TargetSpec
+from specop.api.base import (
+    Conditions,
+    Digest,
+    Model,
+    Observed,
+    ObservedGeneration,
+    ObservedTime,
+    Ref,
+    Resource,
+    ShortDigest,
+    Time,
+    Uri,
+    UriPattern,
+    exactly_one,
+)
+from specop.api.markers import Cel, Immutable, ListMap, ServerDefault, Worded
+from specop.api.shared import NamedUid, NoOutput, PodTemplate, Storage, TargetFacts, TargetSpec
 
 
 class ObjectsSource(Model):
     """Files in object storage, read in place."""
 
-    uri: Uri = Field(description="A file, or a pattern with `*` in the key: s3://bucket/folder/*.jsonl")
+    uri: UriPattern = Field(description="A file, or a pattern with `*` in the key: s3://bucket/folder/*.jsonl")
     format: Literal["Auto", "OpenAIChat", "Capture"] = Field(
-        default="Auto", description="Auto looks at each file's first row."
+        default="Auto", description="Format of the rows; Auto looks at each file's first row."
     )
 
 
 class RequestLogSource(Model):
     """What an endpoint captured. The window becomes absolute before the Job is made and never moves again."""
+
+    RULES: ClassVar[tuple[Cel, ...]] = (
+        Cel("!(has(self.lastSeconds) && has(self.since))", "set lastSeconds or since, not both", ".since"),
+        Cel(
+            "!(has(self.lastSeconds) && has(self.until))",
+            "lastSeconds ends at what has been shipped: with until, set since instead",
+            ".until",
+        ),
+        Cel("!(has(self.since) && has(self.until)) || self.since < self.until", "until must be after since", ".until"),
+    )
 
     endpoint_ref: Ref = Field(description="The DraftedEndpoint whose captured requests are read.")
     last_seconds: Annotated[int, Field(ge=60, le=31_536_000)] | None = Field(
@@ -35,26 +59,30 @@ class RequestLogSource(Model):
 class Source(Model):
     """One source of conversations."""
 
-    name: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+    RULES: ClassVar[tuple[Cel, ...]] = (exactly_one("objects", "requestLog"),)
+
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
+        Worded("must be lower-case letters, digits and -"),
+    ] = Field(description="Name of the source, in counts and in rows.")
     weight: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=1, description="Share of conversations, relative to the other sources; never oversampled."
     )
-    objects: ObjectsSource | None = None
-    request_log: (
-        Annotated[
-            RequestLogSource,
-            Cel("!(has(self.lastSeconds) && has(self.since))", "set lastSeconds or since, not both"),
-        ]
-        | None
-    ) = None
-    storage: Storage | None = Field(default=None, description="Where this source lies, if elsewhere.")
+    objects: ObjectsSource | None = Field(default=None, description="Files in object storage.")
+    request_log: RequestLogSource | None = Field(default=None, description="What an endpoint captured.")
+    storage: Annotated[Storage, NoOutput] | None = Field(
+        default=None, description="Where this source lies, if elsewhere."
+    )
 
 
 class Holdout(Model):
     """What is kept back to judge drafters: the newest conversations, whole."""
 
     percent: Annotated[int, Field(ge=1, le=50)] = Field(default=10, description="Share of conversations.")
-    max_conversations: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    max_conversations: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=1000, description="Never more than this many conversations."
+    )
 
 
 class Transform(Model):
@@ -71,77 +99,90 @@ class Transform(Model):
 class DatasetSpec(Model):
     """What the dataset is made of."""
 
-    target: Annotated[TargetSpec, Immutable()] = Field(description="Its tokenizer and chat template make the rows.")
-    sources: Annotated[list[Annotated[Source, exactly_one("objects", "requestLog")]], Field(min_length=1, max_length=32), ListMap(("name",)), Immutable()]
-    holdout: Annotated[Holdout, Immutable()] = Field(default_factory=Holdout)
-    transform: Annotated[Transform, Immutable()] = Field(default_factory=Transform)
-    storage: Annotated[Storage, Immutable()] | None = None
+    target: Annotated[TargetSpec, Immutable()] = Field(
+        description="The model whose tokenizer and chat template make the rows."
+    )
+    sources: Annotated[list[Source], Field(min_length=1, max_length=32), ListMap(("name",)), Immutable()] = Field(
+        description="Where conversations come from."
+    )
+    holdout: Annotated[Holdout, Immutable()] = Field(
+        default_factory=Holdout, description="What is kept back to judge drafters: the newest conversations, whole."
+    )
+    transform: Annotated[Transform, Immutable()] = Field(
+        default_factory=Transform, description="How conversations become rows of tokens."
+    )
+    storage: Annotated[Storage, Immutable()] | None = Field(
+        default=None, description="Where the dataset is written, and how sources are reached."
+    )
     suspend: Annotated[bool, ServerDefault(False)] = Field(default=False, description="Make no Job while true.")
-    pod_template: PodTemplate | None = None
+    pod_template: PodTemplate | None = Field(default=None, description="Where and how the dataset Job's pod runs.")
 
 
 class ResolvedWindow(Observed):
     """A requestLog window made absolute."""
 
-    source: Annotated[str, Field(max_length=40)]
-    since: Time
-    until: Time
+    source: Annotated[str, Field(max_length=40)] = Field(description="Name of the source.")
+    since: ObservedTime = Field(description="Start, inclusive.")
+    until: ObservedTime = Field(description="End, exclusive.")
     prefix: Uri = Field(description="Where the captures lie.")
 
 
 class DatasetResolved(Observed):
     """Frozen before the Job is made."""
 
-    output: Uri
-    image: Annotated[str, Field(max_length=512)] = ""
-    windows: Annotated[list[ResolvedWindow], Field(max_length=32), ListMap(("source",))] = Field(default_factory=list)
+    output: Uri = Field(description="Where the dataset is written.")
+    image: Annotated[str, Field(max_length=512)] = Field(default="", description="Image of the Job.")
+    windows: Annotated[list[ResolvedWindow], Field(max_length=32), ListMap(("source",))] = Field(
+        default_factory=list, description="Windows of requestLog sources, made absolute."
+    )
 
 
 class DatasetProgress(Observed):
     """How far the Job is; written at most every 10 s."""
 
-    stage: Annotated[str, Field(max_length=32)] = ""
-    rows: int = 0
-    bytes: int = 0
-    eta_seconds: int | None = None
+    stage: Annotated[str, Field(max_length=32)] = Field(default="", description="What it does now.")
+    rows: int = Field(default=0, description="Rows so far.")
+    bytes: int = Field(default=0, description="Bytes read so far.")
+    eta_seconds: int | None = Field(default=None, description="Estimate of the time that is left.")
 
 
 class DatasetCounts(Observed):
     """Conversations: read = kept + dropped + setAside."""
 
-    read: int = 0
-    kept: int = 0
-    dropped: int = 0
-    set_aside: int = 0
+    read: int = Field(default=0, description="Conversations read.")
+    kept: int = Field(default=0, description="In the dataset, holdout included.")
+    dropped: int = Field(default=0, description="Left out, for the reasons below.")
+    set_aside: int = Field(default=0, description="Malformed lines.")
     duplicates: int = Field(default=0, description="Part of dropped.")
     failed_responses: int = Field(default=0, description="Part of dropped: errors and truncated answers.")
     unsupervised: int = Field(default=0, description="Part of dropped: no generated token.")
     outweighed: int = Field(default=0, description="Part of dropped: beyond the source's share.")
-    truncated_rows: int = 0
+    truncated_rows: int = Field(default=0, description="Rows that were cut to transform.maxLength.")
 
 
 class DatasetFacts(Observed):
     """A finished dataset, as its Job reports it and as status shows it."""
 
-    digest: Digest
+    digest: Digest = Field(description="Digest of the rows, the recipe and the target.")
     uri: Uri = Field(description="The manifest.")
     rows: int = Field(description="Rows for training.")
-    holdout_rows: int = 0
-    tokens: int = 0
-    supervised_tokens: int = 0
-    counts: DatasetCounts = Field(default_factory=DatasetCounts)
-    target: TargetFacts
+    holdout_rows: int = Field(default=0, description="Rows kept back.")
+    tokens: int = Field(default=0, description="Tokens of the training rows.")
+    supervised_tokens: int = Field(default=0, description="Part of tokens: generated ones, which are learnt.")
+    counts: DatasetCounts = Field(default_factory=DatasetCounts, description="What became of every conversation.")
+    target: TargetFacts = Field(description="The target whose tokenizer made the rows.")
 
 
 class DatasetStatus(Observed):
     """What is observed."""
 
-    observed_generation: int = -1
-    conditions: Annotated[list[Condition], Field(max_length=16), ListMap(("type",))] = Field(default_factory=list)
-    resolved: DatasetResolved | None = None
-    job: NamedUid | None = None
-    progress: DatasetProgress | None = None
-    result: DatasetFacts | None = None
+    observed_generation: ObservedGeneration = -1
+    conditions: Conditions = Field(default_factory=list)
+    resolved: DatasetResolved | None = Field(default=None, description="What was frozen before the Job was made.")
+    job: NamedUid | None = Field(default=None, description="The Job that makes the dataset.")
+    progress: DatasetProgress | None = Field(default=None, description="How far the Job is.")
+    result: DatasetFacts | None = Field(default=None, description="The finished dataset.")
+    short_digest: ShortDigest | None = None
 
 
 class SpeculatorDataset(Resource):

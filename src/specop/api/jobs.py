@@ -1,7 +1,8 @@
-"""What a Job's process is told and what it says back. The operator writes `SPECOP_CONFIG`; the process writes `result.json`.
+"""What a Job's process is told and what it says back.
 
-Three ways back, all with the same JSON (`Outcome`): the object `<output>/runs/<uid>/result.json`, written once; the
-container's termination message; and, while the process runs, the page `/progress` on `PROGRESS_PORT`.
+The operator writes `SPECOP_CONFIG`; the process writes `result.json`. Three ways back, all with the same JSON
+(`Outcome`): the object `<output>/runs/<uid>/result.json`, written once; the container's termination message; and, while
+the process runs, the page `/progress` on `PROGRESS_PORT`.
 """
 
 from typing import Annotated, Literal
@@ -69,7 +70,7 @@ class TrainingConfig(RunConfig):
 
 
 class InspectConfig(RunConfig):
-    """`python -m specop.serving.inspect`: facts of a target, and, where weights are given, their digest and contract."""
+    """`python -m specop.serving.inspect`: facts of a target; of weights, where given, digest and contract."""
 
     weights: Uri | None = None
     expected_digest: Digest | None = None

@@ -18,11 +18,11 @@ class Marker:
     """Base: writes itself into the field's JSON schema."""
 
     def entry(self) -> dict[str, Any]:
-        """The marker as JSON."""
+        """Return the marker as JSON."""
         raise NotImplementedError
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Called by pydantic; appends the marker beside whatever the field has."""
+        """Append the marker beside whatever the field has; pydantic calls this."""
         schema = handler(core)
         if "$ref" in schema:
             schema = {"allOf": [schema]}
@@ -32,14 +32,30 @@ class Marker:
 
 @dataclass(frozen=True)
 class Cel(Marker):
-    """A validation rule of the API server on this value; `self` is the value."""
+    """A validation rule of the API server on this value; `self` is the value.
+
+    `field` is the path of the field below `self` that the refusal should point to, such as `.suspend`.
+    """
 
     rule: str
     message: str
+    field: str = ""
 
     def entry(self) -> dict[str, Any]:
-        """See Marker."""
-        return {"cel": {"rule": self.rule, "message": self.message}}
+        """Return the marker as JSON."""
+        where = {"fieldPath": self.field} if self.field else {}
+        return {"cel": {"rule": self.rule, "message": self.message, **where}}
+
+
+@dataclass(frozen=True)
+class Worded(Marker):
+    """Says in words what the field's pattern asks for: the API server's own message quotes only the expression."""
+
+    message: str
+
+    def entry(self) -> dict[str, Any]:
+        """Return the marker as JSON."""
+        return {"worded": self.message}
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,7 @@ class ListMap(Marker):
     keys: tuple[str, ...]
 
     def entry(self) -> dict[str, Any]:
-        """See Marker."""
+        """Return the marker as JSON."""
         return {"listMap": list(self.keys)}
 
 
@@ -58,7 +74,7 @@ class ListSet(Marker):
     """A list of distinct scalars."""
 
     def entry(self) -> dict[str, Any]:
-        """See Marker."""
+        """Return the marker as JSON."""
         return {"listSet": True}
 
 
@@ -67,7 +83,7 @@ class Immutable(Marker):
     """The field of an object's spec may not be added, changed or removed after creation."""
 
     def entry(self) -> dict[str, Any]:
-        """See Marker."""
+        """Return the marker as JSON."""
         return {"immutable": True}
 
 
@@ -76,16 +92,16 @@ class IntOrString(Marker):
     """A Kubernetes quantity or port: integer or string."""
 
     def entry(self) -> dict[str, Any]:
-        """See Marker."""
+        """Return the marker as JSON."""
         return {"intOrString": True}
 
 
 @dataclass(frozen=True)
 class ServerDefault(Marker):
-    """This default is written into stored objects by the API server, because users must see it."""
+    """The API server writes this default into stored objects, because users must see it."""
 
     value: Any
 
     def entry(self) -> dict[str, Any]:
-        """See Marker."""
+        """Return the marker as JSON."""
         return {"default": self.value}

@@ -5,6 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from specop.api.base import Model, Resource
+from specop.api.markers import Cel
 from specop.api.shared import PodTemplate
 from specop.api.training_job import Hyperparameters, LossTerm, Provenance
 
@@ -12,9 +13,13 @@ from specop.api.training_job import Hyperparameters, LossTerm, Provenance
 class PresetSpec(Model):
     """What a training job gets where it says nothing."""
 
-    description: str = Field(default="", max_length=512)
-    hyperparameters: Hyperparameters = Field(default_factory=Hyperparameters)
-    pod_template: PodTemplate | None = None
+    description: str = Field(default="", max_length=512, description="What it is for, for people who choose.")
+    hyperparameters: Hyperparameters = Field(
+        default_factory=Hyperparameters, description="Knobs that differ from the defaults."
+    )
+    pod_template: PodTemplate | None = Field(
+        default=None, description="Where and how training pods run, where the job says nothing."
+    )
 
 
 class SpeculatorPreset(Resource):
@@ -22,6 +27,13 @@ class SpeculatorPreset(Resource):
 
     KIND: ClassVar[str] = "SpeculatorPreset"
     PLURAL: ClassVar[str] = "speculatorpresets"
+    RULES: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "!(self.metadata.name in ['quick', 'balanced', 'quality'])",
+            "quick, balanced and quality ship with the operator and mean the same everywhere: choose another name",
+            ".metadata.name",
+        ),
+    )
 
     spec: PresetSpec
 

@@ -4,20 +4,34 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from specop.api.base import Condition, Decimal, Digest, Model, ObjectName, Observed, Ref, Resource, Uri
-from specop.api.markers import Immutable, ListMap, ServerDefault
-from specop.api.shared import Contract, DrafterRefStatus, Evaluation, NamedUid, PodTemplate, Storage, TargetSpec
+from specop.api.base import (
+    Conditions,
+    Decimal,
+    Digest,
+    Model,
+    ObjectName,
+    Observed,
+    ObservedGeneration,
+    Ref,
+    Resource,
+    Uri,
+)
+from specop.api.markers import Cel, Immutable, ListMap, ServerDefault, Worded
+from specop.api.shared import DrafterRefStatus, Evaluation, NamedUid, PodTemplate, Storage, TargetSpec
 
 LossName = Literal["KL", "LKHybrid", "CE"]
+
+_Positive = Cel("double(self) > 0.0", "must be greater than 0")
 
 
 class LossTerm(Model):
     """One term of a weighted sum of losses."""
 
     name: LossName = Field(
-        description="KL: to the target's distribution. LKHybrid: KL and total variation by acceptance. CE: the served token."
+        description="KL: to the target's distribution. LKHybrid: KL and total variation, weighed by acceptance. "
+        "CE: to the served token."
     )
-    weight: Decimal = "1"
+    weight: Decimal = Field(default="1", description="Factor of this term.")
 
 
 class Hyperparameters(Model):
@@ -32,16 +46,37 @@ class Hyperparameters(Model):
     draft_vocab_size: Annotated[int, Field(ge=64, le=1_048_576)] | None = Field(
         default=None, description="Most frequent supervised tokens that the drafter can propose."
     )
-    loss: Annotated[list[LossTerm], Field(min_length=1, max_length=8), ListMap(("name",))] | None = None
+    loss: (
+        Annotated[
+            list[LossTerm],
+            Field(min_length=1, max_length=8),
+            ListMap(("name",)),
+            Cel(
+                "self.exists(term, !has(term.weight) || double(term.weight) > 0.0)",
+                "at least one term needs a weight above 0",
+            ),
+        ]
+        | None
+    ) = Field(default=None, description="Weighted sum of losses.")
     lk_eta: Decimal | None = Field(default=None, description="LKHybrid: lambda = exp(-eta * acceptance).")
-    step_decay: Decimal | None = Field(default=None, description="Weight of draft step k is decay to the power k.")
-    learning_rate: Decimal | None = None
-    scheduler: Literal["Cosine", "Linear", "Constant"] | None = None
-    warmup_percent: Annotated[int, Field(ge=0, le=100)] | None = None
-    weight_decay: Decimal | None = None
-    max_grad_norm: Decimal | None = None
-    epochs: Annotated[int, Field(ge=1, le=1000)] | None = None
-    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(default=None, description="End earlier.")
+    step_decay: (
+        Annotated[Decimal, Cel("double(self) > 0.0 && double(self) <= 1.0", "must be above 0 and at most 1")] | None
+    ) = Field(default=None, description="Weight of draft step k is decay to the power k.")
+    learning_rate: Annotated[Decimal, _Positive] | None = Field(default=None, description="Peak learning rate.")
+    scheduler: Literal["Cosine", "Linear", "Constant"] | None = Field(
+        default=None, description="How the learning rate falls after the warm-up."
+    )
+    warmup_percent: Annotated[int, Field(ge=0, le=100)] | None = Field(
+        default=None, description="Share of steps over which the learning rate rises."
+    )
+    weight_decay: Decimal | None = Field(default=None, description="AdamW's decoupled weight decay.")
+    max_grad_norm: Annotated[Decimal, _Positive] | None = Field(
+        default=None, description="Gradients are scaled down to this global norm."
+    )
+    epochs: Annotated[int, Field(ge=1, le=1000)] | None = Field(default=None, description="Passes over the dataset.")
+    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
+        default=None, description="End after this many optimiser steps, if epochs are not over earlier."
+    )
     batch_tokens: Annotated[int, Field(ge=64, le=16_777_216)] | None = Field(
         default=None, description="Tokens of one optimiser step."
     )
@@ -54,7 +89,9 @@ class Hyperparameters(Model):
     checkpoint_seconds: Annotated[int, Field(ge=5, le=86_400)] | None = Field(
         default=None, description="Time between checkpoints."
     )
-    seed: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = Field(
+        default=None, description="Seed of initial weights and of the order of rows."
+    )
     compute_dtype: Literal["Float32", "BFloat16"] | None = Field(
         default=None, description="Dtype of the matrix products; masters are float32."
     )
@@ -63,86 +100,111 @@ class Hyperparameters(Model):
 class WarmStart(Model):
     """Begin from existing weights; makes the new drafter a descendant of that one."""
 
-    drafter_ref: Ref
+    drafter_ref: Ref = Field(description="The Drafter to start from.")
 
 
 class TrainingSpec(Model):
     """What is trained, on what, how."""
 
-    target: Annotated[TargetSpec, Immutable()]
-    dataset_ref: Annotated[Ref, Immutable()]
-    preset: Annotated[ObjectName, Immutable(), ServerDefault("balanced")] = Field(
-        default="balanced", description="quick, balanced, quality, or a SpeculatorPreset."
+    RULES: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "!(has(self.queueName) && has(self.suspend) && self.suspend)",
+            "with queueName, Kueue decides over suspend: leave it false, or stop the workload in Kueue",
+            ".suspend",
+        ),
     )
-    hyperparameters: Annotated[Hyperparameters, Immutable()] = Field(default_factory=Hyperparameters)
-    warm_start: Annotated[WarmStart, Immutable()] | None = None
-    storage: Annotated[Storage, Immutable()] | None = None
+
+    target: Annotated[TargetSpec, Immutable()] = Field(description="The model that the drafter drafts for.")
+    dataset_ref: Annotated[Ref, Immutable()] = Field(description="The SpeculatorDataset to train on.")
+    preset: Annotated[ObjectName, Immutable(), ServerDefault("balanced")] = Field(
+        default="balanced", description="quick, balanced, quality, or the name of a SpeculatorPreset."
+    )
+    hyperparameters: Annotated[Hyperparameters, Immutable()] = Field(
+        default_factory=Hyperparameters, description="Knobs that differ from the preset's."
+    )
+    warm_start: Annotated[WarmStart, Immutable()] | None = Field(
+        default=None, description="Begin from existing weights; unset means from scratch."
+    )
+    storage: Annotated[Storage, Immutable()] | None = Field(
+        default=None, description="Where the drafter is written, and how target and dataset are reached."
+    )
     backoff_limit: Annotated[int, Field(ge=0, le=20), Immutable()] = Field(
         default=3, description="Failures before the run counts as failed; preemption does not count."
     )
-    queue_name: Annotated[str, Field(min_length=1, max_length=63), Immutable()] | None = Field(
-        default=None, description="Kueue LocalQueue; admission then decides over suspend."
-    )
+    queue_name: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
+            Worded("must be the name of a Kueue LocalQueue"),
+            Immutable(),
+        ]
+        | None
+    ) = Field(default=None, description="Kueue LocalQueue; admission then decides over suspend.")
     suspend: Annotated[bool, ServerDefault(False)] = Field(
         default=False, description="Stop after a checkpoint; resume when false."
     )
-    pod_template: PodTemplate | None = None
+    pod_template: PodTemplate | None = Field(default=None, description="Where and how the training Job's pods run.")
 
 
 class Provenance(Observed):
     """Who set a hyperparameter."""
 
-    name: Annotated[str, Field(max_length=64)]
-    source: Annotated[str, Field(max_length=64)] = Field(description="spec, or preset and its name.")
+    name: Annotated[str, Field(max_length=64)] = Field(description="Name of the hyperparameter.")
+    source: Annotated[str, Field(max_length=64)] = Field(description="spec, preset/NAME or default.")
 
 
 class TrainingResolved(Observed):
     """Frozen before the Job is made."""
 
-    output: Uri
-    image: Annotated[str, Field(max_length=512)] = ""
-    preset: Annotated[str, Field(max_length=64)]
-    hyperparameters: Hyperparameters = Field(description="Complete.")
-    set_by: Annotated[list[Provenance], Field(max_length=64), ListMap(("name",))] = Field(default_factory=list)
-    dataset_digest: Digest
-    dataset_uri: Uri
-    warm_start: DrafterRefStatus | None = None
+    output: Uri = Field(description="Where the drafter is written.")
+    image: Annotated[str, Field(max_length=512)] = Field(default="", description="Image of the Job.")
+    preset: Annotated[str, Field(max_length=64)] = Field(description="Name of the preset.")
+    hyperparameters: Hyperparameters = Field(description="Every hyperparameter, complete.")
+    set_by: Annotated[list[Provenance], Field(max_length=64), ListMap(("name",))] = Field(
+        default_factory=list, description="Who set each hyperparameter."
+    )
+    dataset_digest: Digest = Field(description="Digest of the dataset.")
+    dataset_uri: Uri = Field(description="Manifest of the dataset.")
+    warm_start: DrafterRefStatus | None = Field(default=None, description="The weights that training started from.")
 
 
 class TrainingProgress(Observed):
-    """How far the run is; written at most every 10 s."""
+    """How far the run is; written at most every 10 s, and kept at its last value when the run has ended."""
 
-    stage: Annotated[str, Field(max_length=32)] = ""
-    step: int = 0
-    total_steps: int = 0
-    tokens_per_second: int = 0
-    loss: Annotated[str, Field(max_length=16)] | None = None
-    acceptance_length: Annotated[str, Field(max_length=16)] | None = None
-    eta_seconds: int | None = None
+    stage: Annotated[str, Field(max_length=32)] = Field(default="", description="What it does now.")
+    step: int = Field(default=0, description="Optimiser steps done.")
+    total_steps: int = Field(default=0, description="Optimiser steps of the whole run.")
+    tokens_per_second: int = Field(default=0, description="Tokens trained per second, lately.")
+    loss: Annotated[str, Field(max_length=16)] | None = Field(default=None, description="Training loss, smoothed.")
+    acceptance_length: Annotated[str, Field(max_length=16)] | None = Field(
+        default=None, description="Newest held-out mean tokens per target step."
+    )
+    eta_seconds: int | None = Field(default=None, description="Estimate of the time that is left.")
 
 
 class TrainingSummary(Observed):
     """What a finished run says of itself."""
 
-    steps: int = 0
-    seconds: int = 0
-    tokens: int = 0
-    tokens_per_second: int = 0
-    resumes: int = 0
-    evaluation: Evaluation | None = None
+    steps: int = Field(default=0, description="Optimiser steps done.")
+    seconds: int = Field(default=0, description="Time of training, over all resumes.")
+    tokens: int = Field(default=0, description="Tokens trained.")
+    tokens_per_second: int = Field(default=0, description="Mean over the run.")
+    resumes: int = Field(default=0, description="How often it went on from a checkpoint.")
+    evaluation: Evaluation | None = Field(default=None, description="Held-out figures at the end.")
 
 
 class TrainingStatus(Observed):
     """What is observed."""
 
-    observed_generation: int = -1
-    conditions: Annotated[list[Condition], Field(max_length=16), ListMap(("type",))] = Field(default_factory=list)
-    resolved: TrainingResolved | None = None
-    job: NamedUid | None = None
-    progress: TrainingProgress | None = None
-    result: TrainingSummary | None = None
-    drafter: DrafterRefStatus | None = None
-    contract: Contract | None = Field(default=None, description="Of the drafter that was made.")
+    observed_generation: ObservedGeneration = -1
+    conditions: Conditions = Field(default_factory=list)
+    resolved: TrainingResolved | None = Field(default=None, description="What was frozen before the Job was made.")
+    job: NamedUid | None = Field(default=None, description="The Job that trains.")
+    progress: TrainingProgress | None = Field(
+        default=None, description="How far the run is; its last value when it has ended."
+    )
+    result: TrainingSummary | None = Field(default=None, description="What the finished run says of itself.")
+    drafter: DrafterRefStatus | None = Field(default=None, description="The Drafter that it made.")
 
 
 class SpeculatorTrainingJob(Resource):
@@ -150,6 +212,13 @@ class SpeculatorTrainingJob(Resource):
 
     KIND: ClassVar[str] = "SpeculatorTrainingJob"
     PLURAL: ClassVar[str] = "speculatortrainingjobs"
+    RULES: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "!has(self.spec.warmStart) || self.spec.warmStart.drafterRef.name != self.metadata.name",
+            "names the drafter that this job itself makes; name an earlier one",
+            ".spec.warmStart.drafterRef.name",
+        ),
+    )
 
     spec: TrainingSpec
     status: TrainingStatus = Field(default_factory=TrainingStatus)
