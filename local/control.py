@@ -110,6 +110,7 @@ def _controller_manager(settings: Settings) -> list[str | Path]:
         *(binaries.path("kube") / "kube", "kube-controller-manager", f"--kubeconfig={pki}/controller-manager.kubeconfig"),
         *(f"--service-account-private-key-file={pki}/sa.key", f"--root-ca-file={pki}/ca.crt"),
         *("--use-service-account-credentials", "--leader-elect=false", "--secure-port=0", "--profiling=false"),
+        f"--flex-volume-plugin-dir={settings.state}/volume-plugins",  # the default makes a folder under /usr
         *("--kube-api-qps=2000", "--kube-api-burst=4000"),  # the defaults slow the first minute
         f"--controllers={settings.controllers}",
     ]

@@ -18,6 +18,7 @@ from local.settings import BRIDGE, GATEWAY, SERVICES, SUBNET, Settings
 
 _SYSCTLS = {  # value that we need, or nothing where the kubelet sets its own
     "net/ipv4/ip_forward": "1",
+    "net/bridge/bridge-nf-call-iptables": "1",  # answers from a Service's pod to another pod on the same bridge
     "kernel/keys/root_maxbytes": None,
     "kernel/keys/root_maxkeys": None,
     "kernel/panic": None,
@@ -41,6 +42,8 @@ def prepare(settings: Settings) -> None:
     prefix = SUBNET.rpartition("/")[2]
     console.output(["ip", "address", "replace", f"{GATEWAY}/{prefix}", "dev", BRIDGE])
     console.output(["ip", "link", "set", BRIDGE, "up"])
+    if not (_PROC_SYS / "net/bridge").exists():
+        console.output(["modprobe", "br_netfilter"])
     kept = _kept(settings)
     if not kept.exists():
         unfinished = kept.with_suffix(".unfinished")

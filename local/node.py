@@ -69,7 +69,7 @@ def remove(settings: Settings) -> None:
         _unlink(_SHIM_SOCKETS / Path(address.read_text()).name)
     for folder in (settings.state, settings.sockets):
         mounts.unmount_below(folder)
-    _remove_cni_results(settings)
+    _remove_cni_results()
     for link in _entries(_LOG_LINKS):
         if link.is_symlink() and link.readlink().is_relative_to(settings.state):
             _unlink(link)
@@ -105,11 +105,12 @@ def _is_ready(node: Any) -> bool:
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
-def _remove_cni_results(settings: Settings) -> None:
+def _remove_cni_results() -> None:
+    """Remove what the CNI library remembers of our pods; the loopback network's results carry their ids, not our name."""
+    ours = {result.name.split("-")[1] for result in _entries(_CNI_RESULTS) if result.name.startswith(f"{_NETWORK}-")}
     for result in _entries(_CNI_RESULTS):
-        with contextlib.suppress(OSError, ValueError):
-            if json.loads(result.read_text())["netns"].startswith(str(settings.sockets)):
-                _unlink(result)
+        if ours.intersection(result.name.split("-")):
+            _unlink(result)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -212,5 +213,5 @@ def _kubelet_configuration(settings: Settings) -> dict[str, Any]:
         "evictionHard": {"memory.available": "100Mi"},  # the machine's disk is not ours to judge
         "imageGCHighThresholdPercent": 100,  # an image that is removed cannot be pulled again
         "podLogsDir": f"{settings.state}/pods",
-        "volumePluginDir": f"{settings.state}/kubelet-plugins",
+        "volumePluginDir": f"{settings.state}/volume-plugins",
     }
