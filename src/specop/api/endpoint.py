@@ -356,8 +356,10 @@ class Measured(Observed):
         default=None, description="Generated tokens per second, all streams."
     )
     ttft_p50_ms: int | None = Field(default=None, description="Time to first token, median.")
-    e2e_p50_ms: int | None = Field(default=None, description="Time of a whole request, median.")
-    e2e_p90_ms: int | None = Field(default=None, description="Time of a whole request, 90th percentile.")
+    e2e_p50_ms: int | None = Field(default=None, alias="e2eP50Ms", description="Time of a whole request, median.")
+    e2e_p90_ms: int | None = Field(
+        default=None, alias="e2eP90Ms", description="Time of a whole request, 90th percentile."
+    )
 
 
 class EndpointStatus(Observed):
