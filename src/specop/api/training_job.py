@@ -17,7 +17,7 @@ from specop.api.base import (
     Uri,
 )
 from specop.api.markers import Cel, Immutable, ListMap, ServerDefault, Worded
-from specop.api.shared import DrafterRefStatus, Evaluation, NamedUid, PodTemplate, Storage, TargetSpec
+from specop.api.shared import Contract, DrafterRefStatus, Evaluation, NamedUid, PodTemplate, Storage, TargetSpec
 
 LossName = Literal["KL", "LKHybrid", "CE"]
 
@@ -205,6 +205,7 @@ class TrainingStatus(Observed):
     )
     result: TrainingSummary | None = Field(default=None, description="What the finished run says of itself.")
     drafter: DrafterRefStatus | None = Field(default=None, description="The Drafter that it made.")
+    contract: Contract | None = Field(default=None, description="What binds that drafter to its target.")
 
 
 class SpeculatorTrainingJob(Resource):
