@@ -33,8 +33,9 @@ from specop.api.shared import (
 
 def _no_flag(message: str, *flags: str) -> Cel:
     """Refuse flags of the engine in all their spellings: with `_`, `=value`, `.key`, or abbreviated."""
-    spelling = "self.split('=')[0].split('.')[0].replace('_', '-')"
-    return Cel(f"!self.startsWith('--') || !{list(flags)}.exists(flag, flag.startsWith({spelling}))", message)
+    refused = "".join(f" {flag}" for flag in flags)
+    flag = "self.split('=')[0].split('.')[0].replace('_', '-')"
+    return Cel(f"!self.startsWith('--') || !'{refused}'.contains(' ' + {flag})", message)
 
 
 EngineArg = Annotated[
@@ -99,8 +100,8 @@ class Engine(Model):
         Cel("!(has(self.version) && has(self.image))", "set version or image, not both", ".image"),
         Cel(
             "!has(self.resources) || !has(self.resources.limits) || !('nvidia.com/gpu' in self.resources.limits) || "
-            "quantity(string(self.resources.limits['nvidia.com/gpu'])).compareTo("
-            "quantity(string(has(self.tensorParallel) ? self.tensorParallel : 1))) >= 0",
+            "int(string(self.resources.limits['nvidia.com/gpu'])) >= "
+            "(has(self.tensorParallel) ? self.tensorParallel : 1)",
             "tensorParallel needs as many GPUs: raise resources.limits of nvidia.com/gpu",
             ".tensorParallel",
         ),
