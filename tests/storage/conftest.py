@@ -1,7 +1,11 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from specop.api.jobs import StoreConfig
+from specop.storage.base import Store
+from specop.storage.stores import open_store
 from tests.storage.server import S3Server, run_server
 
 
@@ -11,11 +15,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.control_plane)])
-def place(request: pytest.FixtureRequest, tmp_path, monkeypatch):
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, str]:
     """A store and a URI under which nothing lies yet: once on a directory, once on a real S3 server."""
-    from specop.api.jobs import StoreConfig
-    from specop.storage.stores import open_store
-
     if request.param == "local":
         uri, config = f"file://{tmp_path}/place", StoreConfig()
     else:

@@ -51,7 +51,7 @@ def run_server(folder: Path) -> Iterator[S3Server]:
     program = binaries.location("versitygw") / "versitygw"
     if not program.exists():
         pytest.skip("versitygw is not built; any `make local-up` builds it")
-    port, admin = _free_port(), _free_port()
+    port, admin = free_port(), free_port()
     server = S3Server(f"http://127.0.0.1:{port}", f"test{secrets.token_hex(8)}", secrets.token_hex(16))
     for name in ("data", "versions", "users"):
         (folder / name).mkdir()
@@ -80,7 +80,7 @@ def run_server(folder: Path) -> Iterator[S3Server]:
             process.terminate()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -3,6 +3,7 @@
 import socket
 import threading
 from contextlib import closing
+from typing import Self
 
 import pytest
 
@@ -94,7 +95,7 @@ class CuttingProxy:
         self._after = after
         self.connections = 0
 
-    def __enter__(self) -> "CuttingProxy":
+    def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._accept)
