@@ -19,6 +19,7 @@ from specop.common.errors import UserError
 from specop.serving.weights import (
     CONFIG,
     HEADER_LENGTH_BYTES,
+    MAX_HEADER_BYTES,
     TENSORS,
     Tensor,
     check_draft_vocabulary,
@@ -115,8 +116,7 @@ def _header(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(HEADER_LENGTH_BYTES), "little")
         file.seek(0)
-        size = path.stat().st_size
-        return parse_header(file.read(min(HEADER_LENGTH_BYTES + length, size)), size)
+        return parse_header(file.read(HEADER_LENGTH_BYTES + min(length, MAX_HEADER_BYTES)), path.stat().st_size)
 
 
 def _tensor_bytes(path: Path, tensor: Tensor) -> bytes:

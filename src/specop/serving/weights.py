@@ -1,9 +1,9 @@
 """What an EAGLE-3 drafter's files must hold so that vLLM loads them for a given target; pure, no tensor library.
 
-Two layouts are read: that of `speculators` (`speculators_model_type` in config.json, tensors `layers.0.…`) and that of the
-EAGLE repository (`LlamaForCausalLMEagle3`, tensors `midlayer.…`). vLLM loads both unchanged, so files are never rewritten.
-Shapes are those of torch Linear, [out, in]. H: hidden size of the drafter, T: of the target, V: vocabulary of the target,
-D: draft vocabulary. A safetensors file is an 8-byte length, a JSON header, and the tensors' bytes.
+Two layouts are read: that of `speculators` (`speculators_model_type` in config.json, tensors `layers.0.…`) and that of
+the EAGLE repository (`LlamaForCausalLMEagle3`, tensors `midlayer.…`). vLLM loads both unchanged, so files are never
+rewritten. Shapes are those of torch Linear, [out, in]. H: hidden size of the drafter, T: of the target, V: vocabulary
+of the target, D: draft vocabulary. A safetensors file is an 8-byte length, a JSON header, and the tensors' bytes.
 """
 
 import json
@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
+from math import prod
 from typing import Any
 
 from specop.api import reasons
@@ -24,6 +25,7 @@ MAX_HEADER_BYTES = 100 << 20
 DEFAULT_DECODING_HEADS = 3
 """For a drafter whose configuration does not say how many draft steps it was trained for."""
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "BOOL": 1}
 Shape = tuple[int, ...]
 
 
@@ -137,18 +139,24 @@ def check_tensors(layout: Layout, tensors: Mapping[str, Tensor], facts: TargetFa
             raise invalid(f"{CONFIG}: {name} is {drafter}, the target's is {target}.")
     if not all(0 <= layer <= facts.num_layers for layer in layout.aux_layers):
         raise invalid(f"{CONFIG}: captured layers {list(layout.aux_layers)}, the target has {facts.num_layers} layers.")
-    required, optional = _required(layout), _optional(layout)
+    required = _required(layout)
+    known = {**_optional(layout), **required}
     for name, shape in required.items():
         if name not in tensors:
             raise invalid(f"{TENSORS} has no tensor {name} (shape {list(shape)}).")
     for name, tensor in tensors.items():
-        shape = required.get(name) or optional.get(name)
-        if shape is None:
+        if name not in known:
             raise invalid(f"{TENSORS}: tensor {name} does not belong to this architecture.")
-        if tensor.shape != shape:
-            raise invalid(f"{TENSORS}: tensor {name} has shape {list(tensor.shape)}, expected {list(shape)}.")
-        if tensor.dtype not in ({"d2t": {"I64"}, "t2d": {"BOOL"}}.get(name) or DTYPES):
-            raise invalid(f"{TENSORS}: tensor {name} has dtype {tensor.dtype}.")
+        _check_tensor(name, tensor, known[name])
+
+
+def _check_tensor(name: str, tensor: Tensor, shape: Shape) -> None:
+    if tensor.shape != shape:
+        raise invalid(f"{TENSORS}: tensor {name} has shape {list(tensor.shape)}, expected {list(shape)}.")
+    if tensor.dtype not in ({"d2t": {"I64"}, "t2d": {"BOOL"}}.get(name) or DTYPES):
+        raise invalid(f"{TENSORS}: tensor {name} has dtype {tensor.dtype}.")
+    if tensor.end - tensor.start != prod(shape) * BYTES[tensor.dtype]:
+        raise invalid(f"{TENSORS}: tensor {name} has {tensor.end - tensor.start} bytes, too many or too few.")
 
 
 def check_draft_vocabulary(offsets: bytes, layout: Layout) -> None:

@@ -66,6 +66,14 @@ def target_facts(store: Store, uri: str) -> TargetFacts:
     )
 
 
+def target_files(store: Store, uri: str) -> list[ObjectInfo]:
+    """Files of a target that an engine needs, in order of their names: configuration, tokenizer, template and weights.
+
+    Raises UserError: TargetNotFound, TargetWithoutTokenizer.
+    """
+    return [info for name, info in sorted(_files(store, uri).items()) if name.endswith(_WANTED)]
+
+
 def download_target(store: Store, uri: str, folder: Path, *, weights: bool = True) -> None:
     """Download a target's files into `folder`: configuration, tokenizer and template, and its weights if wanted.
 
