@@ -1,0 +1,65 @@
+"""The operator's own HTTP pages: `/healthz`, `/readyz`, `/metrics`.
+
+`/healthz` fails when a reconcile has been running longer than any may, or when a task of ours has died: then a
+restart is the cure. `/readyz` fails until the cache is primed. Both answer from the event loop, so a blocked loop
+fails them too.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from specop.operator.metrics import Metrics
+
+Check = Callable[[], str | None]
+"""What is wrong, or None."""
+
+_LAG_PERIOD = 1.0
+
+
+class Pages:
+    """The HTTP server."""
+
+    def __init__(self, metrics: Metrics, *, healthy: Check, ready: Check) -> None:
+        self._metrics = metrics
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/healthz", lambda _: _answer(healthy)),
+                web.get("/readyz", lambda _: _answer(ready)),
+                web.get("/metrics", self._page),
+            ]
+        )
+        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
+
+    async def start(self, port: int) -> int:
+        """Listen on all addresses; returns the port, which is chosen by the system where 0 is given."""
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, None, port)
+        await site.start()
+        address: tuple[str, int] = self._runner.addresses[0]
+        return address[1]
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        await self._runner.cleanup()
+
+    async def watch_lag(self) -> None:
+        """Measure until cancelled how late the loop runs its timers."""
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            await asyncio.sleep(_LAG_PERIOD)
+            self._metrics.loop_lag.set(max(0.0, loop.time() - started - _LAG_PERIOD))
+
+    async def _page(self, _request: web.Request) -> web.Response:
+        body = generate_latest(self._metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+
+async def _answer(check: Check) -> web.Response:
+    wrong = check()
+    return web.Response(text=wrong or "ok", status=200 if wrong is None else 503)
