@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from local import binaries, cluster, console, processes
+from local import binaries, cluster, console, env, processes
 
 
 def main() -> int:
@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser("build", help="compile the programs that are not in the cache, and print their folders")
     build.add_argument("programs", nargs="*", metavar="PROGRAM", help=f"of {', '.join(binaries.NAMES)} (default: all)")
     build.set_defaults(run=_build)
+
+    environment = commands.add_parser("env", help="make the Python environment if it is missing, and print its folder")
+    environment.set_defaults(run=_env)
     return parser
 
 
@@ -88,6 +91,10 @@ def _kubeconfig(arguments: argparse.Namespace) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     for name in arguments.programs or binaries.NAMES:
         print(f"{name}\t{binaries.path(name)}")
+
+
+def _env(_: argparse.Namespace) -> None:
+    print(env.path())
 
 
 if __name__ == "__main__":
