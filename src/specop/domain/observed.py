@@ -1,4 +1,4 @@
-"""What a plan may look at: frozen inputs, one class per kind, gathered by `controllers` from the cache and from pods' pages.
+"""What a plan may look at: frozen inputs, one class per kind, gathered by `controllers` from cache and pods' pages.
 
 Children are plain dicts as the API server sent them; our own objects are models. A stale cache is a legal input.
 """

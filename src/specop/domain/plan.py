@@ -1,4 +1,4 @@
-"""What a reconcile decides to do. The executor carries it out in this order: creates, applies, deletes, status, events."""
+"""What a reconcile decides to do, carried out in this order: creates, applies, deletes, status, events."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,8 +18,10 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Server-side apply, forced (children are ours). Skipped by the executor when the cached child carries the same
-    desired-hash annotation; the hash is put in by the executor."""
+    """Server-side apply, forced (children are ours).
+
+    Skipped by the executor when the cached child carries the same desired-hash annotation; the executor puts it in.
+    """
 
     body: Json
     manager: Manager = "specop"
@@ -47,8 +49,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One reconcile's decision. A converged object's plan has no creates, applies or deletes, and a status that equals the
-    stored one: then nothing is written."""
+    """One reconcile's decision.
+
+    A converged object's plan has no creates, applies or deletes, and a status that equals the stored one: then nothing
+    is written.
+    """
 
     creates: tuple[Create, ...] = ()
     applies: tuple[Apply, ...] = ()

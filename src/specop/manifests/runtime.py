@@ -1,4 +1,4 @@
-"""How pods of each role run on this cluster: the only thing that differs between a GPU cluster and one small machine."""
+"""How pods of each role run on this cluster: all that differs between a GPU cluster and one small machine."""
 
 from typing import Annotated
 

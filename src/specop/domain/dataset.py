@@ -1,0 +1,201 @@
+"""Plan of a SpeculatorDataset: wait for its sources, freeze what it is made of, make one Job, keep what that found.
+
+PURE. The order is what matters: `status.resolved` is written first, and only a later reconcile makes the Job, from what
+is stored. So a window is never computed twice, whatever is killed in between. A conclusion is final for its generation:
+`Succeeded=True` for ever, `Succeeded=False` until the object is changed.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from specop.api import reasons
+from specop.api.dataset import DatasetResolved, DatasetStatus, RequestLogSource, ResolvedWindow
+from specop.api.endpoint import DraftedEndpoint
+from specop.common.clock import format_time, parse_time
+from specop.common.hashing import short
+from specop.domain import jobs
+from specop.domain.conclude import SHORT_DIGEST, conclude
+from specop.domain.conditions import Verdict, find, stalled, waiting
+from specop.domain.observed import DatasetObserved
+from specop.domain.plan import Create, Plan
+from specop.manifests.job import dataset_job, job_name
+from specop.manifests.storage import resolve_storage
+
+Check = Callable[[DatasetObserved], Verdict | None]
+BEGINNING = "1970-01-01T00:00:00Z"
+
+
+def plan(observed: DatasetObserved, now: datetime) -> Plan:
+    """Decide what to do about one dataset."""
+    if observed.obj.metadata.deletion_timestamp:
+        return Plan()
+    status, generation = observed.obj.status, observed.obj.metadata.generation
+    concluded = find(status.conditions, reasons.SUCCEEDED)
+    if concluded and concluded.status == "True":
+        return conclude(observed.obj, now, Verdict("True", concluded.reason, concluded.message), status)
+    if concluded and concluded.status == "False" and concluded.observed_generation == generation:
+        return Plan(status=status.to_json())
+    view = jobs.view(observed.obj, observed.children, job_name(observed.obj, "dataset"))
+    if view.state == "absent":
+        return _without_job(observed, now)
+    return _with_job(observed, view, now)
+
+
+# --- before the Job
+
+
+def _no_output(observed: DatasetObserved) -> Verdict | None:
+    if resolve_storage(observed.runtimes.storage, observed.obj.spec.storage).output:
+        return None
+    return stalled(
+        reasons.NO_OUTPUT_STORAGE,
+        "there is no place for the dataset: make a new one with spec.storage.output, or set the operator's default",
+    )
+
+
+def _foreign_credentials(observed: DatasetObserved) -> Verdict | None:
+    defaults, spec = observed.runtimes.storage, observed.obj.spec
+    own = resolve_storage(defaults, spec.storage).credentials
+    for source in spec.sources:
+        if resolve_storage(defaults, source.storage, spec.storage).credentials != own:
+            return stalled(
+                reasons.INVALID_SPEC,
+                f"source {source.name} has credentials of its own, but a dataset's pod has one identity: "
+                "use one Secret or ServiceAccount that may read all sources",
+            )
+    return None
+
+
+def _endpoint_missing(observed: DatasetObserved) -> Verdict | None:
+    for _, log in _logs(observed):
+        if log.endpoint_ref.name not in observed.endpoints:
+            return waiting(
+                reasons.WAITING_FOR_ENDPOINT, f"waits for DraftedEndpoint {log.endpoint_ref.name}, which does not exist"
+            )
+    return None
+
+
+def _no_capture(observed: DatasetObserved) -> Verdict | None:
+    for _, log in _logs(observed):
+        if observed.endpoints[log.endpoint_ref.name].spec.capture is None:
+            return stalled(
+                reasons.NO_CAPTURE,
+                f"DraftedEndpoint {log.endpoint_ref.name} captures nothing: set its spec.capture.uri",
+            )
+    return None
+
+
+def _too_few_requests(observed: DatasetObserved) -> Verdict | None:
+    for _, log in _logs(observed):
+        endpoint = observed.endpoints[log.endpoint_ref.name]
+        capture = endpoint.status.capture
+        shipped = capture.requests if capture else 0
+        if shipped < log.min_requests:
+            return waiting(
+                reasons.WAITING_FOR_REQUESTS,
+                f"{shipped} of {log.min_requests} requests of DraftedEndpoint {log.endpoint_ref.name} are shipped",
+            )
+        until = (capture.shipped_until if capture else None) or BEGINNING
+        if until == BEGINNING or (log.until and parse_time(until) < parse_time(log.until)):
+            return waiting(
+                reasons.WAITING_FOR_REQUESTS,
+                f"waits until DraftedEndpoint {log.endpoint_ref.name} has shipped its requests up to the window's end",
+            )
+    return None
+
+
+def _suspended(observed: DatasetObserved) -> Verdict | None:
+    if observed.obj.spec.suspend:
+        return waiting(reasons.SUSPENDED, "spec.suspend is true: no Job is made until it is false")
+    return None
+
+
+CHECKS: tuple[Check, ...] = (
+    _no_output,
+    _foreign_credentials,
+    _endpoint_missing,
+    _no_capture,
+    _too_few_requests,
+    _suspended,
+)
+"""Until one Job can be made; the first that objects wins."""
+
+
+def _without_job(observed: DatasetObserved, now: datetime) -> Plan:
+    status = observed.obj.status
+    if status.resolved is not None:
+        held = _suspended(observed)
+        verdict = held or Verdict("Unknown", reasons.PENDING, "its Job is being made", reconciling=True)
+        create = () if held else (Create(dataset_job(observed.obj, observed.runtimes)),)
+        return conclude(observed.obj, now, verdict, status, creates=create)
+    for check in CHECKS:
+        objection = check(observed)
+        if objection is not None:
+            return conclude(observed.obj, now, objection, status)
+    verdict = Verdict("Unknown", reasons.PENDING, "its sources are resolved", reconciling=True)
+    return conclude(
+        observed.obj, now, verdict, status.model_copy(update={"resolved": _resolve(observed)}), requeue_after=0.0
+    )
+
+
+def _resolve(observed: DatasetObserved) -> DatasetResolved:
+    output = resolve_storage(observed.runtimes.storage, observed.obj.spec.storage).output
+    assert output is not None
+    windows = [_window(source, log, observed.endpoints[log.endpoint_ref.name]) for source, log in _logs(observed)]
+    return DatasetResolved(output=output, image=observed.runtimes.data.image, windows=windows)
+
+
+def _window(source: str, log: RequestLogSource, endpoint: DraftedEndpoint) -> ResolvedWindow:
+    """Make a window absolute: up to its end, else up to the shipping watermark."""
+    capture, shipped = endpoint.spec.capture, endpoint.status.capture
+    assert capture is not None
+    assert shipped is not None
+    assert shipped.shipped_until is not None
+    until = parse_time(log.until or shipped.shipped_until)
+    since = log.since or BEGINNING
+    if log.last_seconds is not None:
+        since = format_time(until - timedelta(seconds=log.last_seconds))
+    return ResolvedWindow(
+        source=source,
+        since=since,
+        until=log.until or shipped.shipped_until,
+        prefix=f"{capture.uri.rstrip('/')}/{endpoint.metadata.namespace}/{endpoint.metadata.name}",
+    )
+
+
+def _logs(observed: DatasetObserved) -> list[tuple[str, RequestLogSource]]:
+    return [(source.name, source.request_log) for source in observed.obj.spec.sources if source.request_log]
+
+
+# --- with the Job
+
+
+def _with_job(observed: DatasetObserved, view: jobs.JobView, now: datetime) -> Plan:
+    status = observed.obj.status.model_copy(update={"job": view.named_uid})
+    if view.state == "spent":
+        assert view.job is not None
+        verdict = Verdict("Unknown", reasons.PENDING, "its Job is made again", reconciling=True)
+        return conclude(observed.obj, now, verdict, status, deletes=(jobs.delete(view.job),))
+    if view.state == "failed":
+        return conclude(observed.obj, now, stalled(view.reason, view.message, "False"), _ended(status))
+    if view.state == "succeeded":
+        result = view.outcome.dataset if view.outcome else None
+        if result is None:
+            verdict = stalled(reasons.JOB_FAILED, "its Job gave a result of another kind: check its image", "False")
+            return conclude(observed.obj, now, verdict, _ended(status))
+        message = f"{result.rows} rows and {result.supervised_tokens} supervised tokens"
+        done = _ended(status).model_copy(update={"result": result, "short_digest": short(result.digest, SHORT_DIGEST)})
+        return conclude(observed.obj, now, Verdict("True", reasons.COMPLETED, message), done)
+    running = view.state in {"running", "ending"}
+    verdict = (
+        waiting(reasons.RUNNING, "its Job runs")
+        if running
+        else waiting(reasons.QUEUED, "its Job waits for a place to run")
+    )
+    status = status.model_copy(update={"progress": observed.progress or status.progress})
+    after = jobs.LOOK_AGAIN_SECONDS if view.state == "ending" else None
+    return conclude(observed.obj, now, verdict, status, requeue_after=after)
+
+
+def _ended(status: DatasetStatus) -> DatasetStatus:
+    return status.model_copy(update={"progress": None})

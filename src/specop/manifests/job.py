@@ -1,0 +1,224 @@
+"""Create-only Jobs: dataset, training, inspect. What they do is decided by a configuration that was frozen before.
+
+PURE. A Job is never changed after creation, but for `spec.suspend`. It is told apart from an earlier attempt by the
+owner's generation on it: an ended Job of an older generation is spent.
+"""
+
+from dataclasses import dataclass
+
+from specop.api.base import Resource
+from specop.api.dataset import SpeculatorDataset
+from specop.api.drafter import Drafter
+from specop.api.endpoint import DraftedEndpoint
+from specop.api.jobs import (
+    PROGRESS_PORT,
+    WORK_DIR,
+    DatasetConfig,
+    InspectConfig,
+    RunConfig,
+    SourceConfig,
+    TrainingConfig,
+)
+from specop.api.shared import Json, PodTemplate, Weights
+from specop.api.training_job import SpeculatorTrainingJob
+from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
+from specop.common.hashing import digest, short
+from specop.common.names import ANNOTATION_GENERATION, child_name
+from specop.manifests import common
+from specop.manifests.runtime import Runtime, Runtimes
+from specop.manifests.storage import ResolvedStorage, ca_volumes, resolve_storage
+
+MAIN = "main"
+"""Name of the container whose exit code and message count."""
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+BACKOFF_LIMIT = 3
+"""Of Jobs whose kind has no such field."""
+GRACE_SECONDS = 120
+"""Time to write a checkpoint after SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobShape:
+    """What differs between the Jobs."""
+
+    role: str
+    suffix: str
+    module: str
+    runtime: Runtime
+    image: str
+    template: PodTemplate | None = None
+    backoff_limit: int = BACKOFF_LIMIT
+    queue_name: str | None = None
+    suspend: bool = False
+
+
+def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
+    """Job that builds the dataset; `status.resolved` must be there."""
+    resolved = obj.status.resolved
+    assert resolved is not None
+    storage = resolve_storage(runtimes.storage, obj.spec.storage)
+    windows = {window.source: window for window in resolved.windows}
+    sources, storages = [], [storage]
+    for source in obj.spec.sources:
+        own = resolve_storage(runtimes.storage, source.storage, obj.spec.storage) if source.storage else None
+        storages += [own] if own else []
+        log = source.request_log
+        sources.append(
+            SourceConfig(
+                name=source.name,
+                weight=source.weight,
+                objects=source.objects,
+                window=windows.get(source.name),
+                min_requests=log.min_requests if log else 1,
+                store=own.store_config() if own else None,
+            )
+        )
+    config = DatasetConfig(
+        **_run(obj, resolved.output, storage, obj.spec.target.uri),
+        sources=sources,
+        holdout=obj.spec.holdout,
+        transform=obj.spec.transform,
+    )
+    shape = JobShape(
+        role="dataset",
+        suffix="dataset",
+        module="specop.data",
+        runtime=runtimes.data,
+        image=resolved.image or runtimes.data.image,
+        template=obj.spec.pod_template,
+    )
+    return _job(obj, shape, config, storages, runtimes.job_ttl_seconds)
+
+
+def training_job(obj: SpeculatorTrainingJob, runtimes: Runtimes, preset_template: PodTemplate | None) -> Json:
+    """Job that trains; `status.resolved` must be there."""
+    resolved = obj.status.resolved
+    assert resolved is not None
+    storage = resolve_storage(runtimes.storage, obj.spec.storage)
+    parent = resolved.warm_start
+    config = TrainingConfig(
+        **_run(obj, resolved.output, storage, obj.spec.target.uri),
+        dataset=Weights(digest=resolved.dataset_digest, uri=resolved.dataset_uri),
+        hyperparameters=resolved.hyperparameters,
+        warm_start=Weights(digest=parent.digest, uri=parent.uri) if parent else None,
+    )
+    shape = JobShape(
+        role="training",
+        suffix="training",
+        module="specop.trainer",
+        runtime=runtimes.trainer,
+        image=resolved.image or runtimes.trainer.image,
+        template=common.merge_templates(obj.spec.pod_template, preset_template),
+        backoff_limit=obj.spec.backoff_limit,
+        queue_name=obj.spec.queue_name,
+        suspend=obj.spec.suspend or obj.spec.queue_name is not None,
+    )
+    return _job(obj, shape, config, [storage], runtimes.job_ttl_seconds)
+
+
+def inspect_drafter_job(obj: Drafter, runtimes: Runtimes, output: str) -> Json:
+    """Job that reads imported weights and their target."""
+    storage = resolve_storage(runtimes.storage, obj.spec.storage)
+    config = InspectConfig(
+        **_run(obj, output, storage, obj.spec.target.uri),
+        weights=obj.spec.weights.uri,
+        expected_digest=obj.spec.weights.digest,
+    )
+    shape = _inspect_shape("inspect", runtimes, obj.spec.pod_template)
+    return _job(obj, shape, config, [storage], runtimes.job_ttl_seconds)
+
+
+def inspect_target_job(obj: DraftedEndpoint, runtimes: Runtimes, output: str) -> Json:
+    """Job that reads an endpoint's target. Its run is named by uid and URI, so that another target is another run.
+
+    The endpoint's pod patch stays out: it is for pods with a GPU, and this one needs none.
+    """
+    storage = resolve_storage(runtimes.storage, obj.spec.storage)
+    run = _run(obj, output, storage, obj.spec.target.uri)
+    config = InspectConfig(**{**run, "uid": f"{obj.metadata.uid}-{short(digest(obj.spec.target.uri))}"})
+    return _job(obj, _inspect_shape("target", runtimes, None), config, [storage], runtimes.job_ttl_seconds)
+
+
+def job_name(owner: Resource, suffix: str) -> str:
+    """Name of the owner's Job: one a suffix, so that a repeated create is refused."""
+    return child_name(owner.metadata.name, suffix)
+
+
+def _inspect_shape(suffix: str, runtimes: Runtimes, template: PodTemplate | None) -> JobShape:
+    return JobShape(
+        role="inspect",
+        suffix=suffix,
+        module="specop.serving.inspect",
+        runtime=runtimes.data,
+        image=runtimes.data.image,
+        template=template,
+    )
+
+
+def _run(obj: Resource, output: str, storage: ResolvedStorage, target: str) -> Json:
+    """Fields of RunConfig."""
+    meta = obj.metadata
+    return {
+        "uid": meta.uid,
+        "namespace": meta.namespace,
+        "name": meta.name,
+        "output": output,
+        "store": storage.store_config(),
+        "target": target,
+    }
+
+
+def _job(owner: Resource, shape: JobShape, config: RunConfig, storages: list[ResolvedStorage], ttl: int) -> Json:
+    job_labels = common.labels(owner, shape.role)
+    metadata = common.child_metadata(owner, job_name(owner, shape.suffix), job_labels)
+    metadata["annotations"] = {ANNOTATION_GENERATION: str(owner.metadata.generation)}
+    if shape.queue_name:
+        metadata["labels"][QUEUE_LABEL] = shape.queue_name
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {
+            "suspend": shape.suspend,
+            "backoffLimit": shape.backoff_limit,
+            "ttlSecondsAfterFinished": ttl,
+            "podReplacementPolicy": "Failed",  # two attempts never run side by side
+            "podFailurePolicy": {
+                "rules": [
+                    _exit_code("FailJob", EXIT_USER_ERROR),
+                    _exit_code("Ignore", EXIT_PREEMPTED),
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                ]
+            },
+            "template": {
+                "metadata": common.pod_metadata(job_labels, shape.template),
+                "spec": _job_pod(shape, config, storages),
+            },
+        },
+    }
+
+
+def _exit_code(action: str, code: int) -> Json:
+    return {"action": action, "onExitCodes": {"containerName": MAIN, "operator": "In", "values": [code]}}
+
+
+def _job_pod(shape: JobShape, config: RunConfig, storages: list[ResolvedStorage]) -> Json:
+    runtime, storage = shape.runtime, storages[0]
+    ca, ca_mounts = ca_volumes(*storages)
+    main = common.container(MAIN, runtime, shape.module, image=shape.image)
+    main |= {
+        "env": common.env_list(
+            runtime.env, common.user_env(shape.template), common.SCRATCH_ENV, common.config_env(config.to_json())
+        ),
+        "envFrom": storage.env_from(),
+        "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
+        "resources": common.resources(shape.template, runtime),
+        "volumeMounts": [{"name": "work", "mountPath": WORK_DIR}, *ca_mounts, *common.claim_mounts(runtime)],
+    }
+    spec = common.pod_spec(
+        shape.template,
+        containers=[main],
+        volumes=[{"name": "work", "emptyDir": {}}, *ca, *common.claim_volumes(runtime)],
+        service_account=storage.credentials.service_account_name,
+    )
+    return {**spec, "restartPolicy": "Never", "terminationGracePeriodSeconds": GRACE_SECONDS}
