@@ -54,7 +54,9 @@ def _watch(registry: kopf.OperatorRegistry, intake: Intake, kind: Kind) -> None:
 
 
 def configure(settings: kopf.OperatorSettings) -> None:
-    """Every kopf setting that differs from its default, and why."""
+    """Set every kopf setting that differs from its default, and say why."""
+    # kopf notes each event of each object; our own log tells what was done.
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     # No peering: a stranger's peering object must not pause us.
     settings.peering.standalone = True
     # The chart installs CRDs first; watching CRDs and namespaces would need rights that we do not want.
