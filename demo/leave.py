@@ -53,11 +53,11 @@ def _save(world: World, path: Path, *arguments: str) -> None:
 
 
 def _shell(world: World) -> Path:
-    """Write a script to source: the cluster, its storage, `kubectl`, `specop` and `kubectl specop`; for its owner only."""
+    """Write a script to source: the cluster, its storage and the programs; for its owner only."""
     programs = world.out / "bin"
     programs.mkdir(exist_ok=True)
     for name in ("specop", "kubectl-specop"):
-        (programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m specop.cli.main "$@"\n')
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m specop.cli.main "$@"\n')
         (programs / name).chmod(0o755)
     world.kubectl("config", "set-context", "--current", "--namespace", world.namespace)
     settings = {**world.cluster.environment(), "PYTHONPATH": str(cache.REPOSITORY / "src")}

@@ -25,6 +25,7 @@ RECIPE = {"epochs": 3, "learningRate": "0.001"}
 
 def _object(kind: str, name: str, spec: dict[str, Any], status: dict[str, Any] | None) -> dict[str, Any]:
     metadata = {"name": name, "namespace": "team-a", "uid": f"uid-{name}", "resourceVersion": "7"}
+    metadata["creationTimestamp"] = f"2026-01-0{name[-1] if name[-1].isdigit() else 1}T00:00:00Z"
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec, "status": status or {}}
 
 
@@ -80,11 +81,13 @@ def job(name: str, state: str = "done", **spec: Any) -> SpeculatorTrainingJob:
 def drafter(name: str, digest: str = ONE, *, parent: str | None = None, by: str | None = None) -> Drafter:
     lineage: dict[str, Any] = {"trainingJob": {"name": name}, "dataset": {"name": name}}
     if parent:
-        lineage["parent"] = {"name": parent, "digest": ONE}
+        lineage["parent"] = {"name": parent, "uid": f"uid-{parent}", "digest": ONE}
     spec = {"target": TARGET, "weights": {"uri": "s3://o/d", "digest": digest}, "lineage": lineage}
     status = {
         "conditions": [condition("Ready", "True", "Available")],
         "digest": digest,
+        "uri": "s3://o/d",
+        "contract": {**CONTRACT},
         "evaluation": {"acceptanceLength": "2.81", "perPosition": ["0.80", "0.60", "0.41"]},
         **({"approvedBy": by} if by else {}),
     }

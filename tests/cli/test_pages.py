@@ -29,21 +29,21 @@ def test_a_loop_whose_first_training_runs() -> None:
     assert (
         text(_loop_page(loop))
         == """\
-ENDPOINT   READY   REASON        SERVING   ACCEPTLEN   TOK/S   CAPTURED   CANDIDATE
-agent      True    ServingBase   base      -           -       -          -
+ENDPOINT  READY  REASON       SERVING  ACCEPTLEN  TOK/S  CAPTURED  CANDIDATE
+agent     True   ServingBase  base     -          -      -         -
 
-DATASET    SUCCEEDED   REASON               ROWS   HOLDOUT   TOKENS   DIGEST
-agent-v1   True        Completed            360    40        90000    1a1a1a1a
-agent-v2   Unknown     WaitingForRequests   -      -         -        -
+DATASET   SUCCEEDED  REASON              ROWS  HOLDOUT  TOKENS  DIGEST
+agent-v1  True       Completed           360   40       90000   1a1a1a1a
+agent-v2  Unknown    WaitingForRequests  -     -        -       -
 
-JOB        SUCCEEDED   REASON    STEP      TOK/S   LOSS   ACCEPTLEN   ETA     DRAFTER
-agent-v1   Unknown     Running   120/330   2400    1.93   2.10        2m20s   -
-agent-v2   Unknown     Pending   -         -       -      -           -       -
+JOB       SUCCEEDED  REASON   STEP     TOK/S  LOSS  ACCEPTLEN  ETA    DRAFTER
+agent-v1  Unknown    Running  120/330  2400   1.93  2.10       2m20s  -
+agent-v2  Unknown    Pending  -        -      -     -          -      -
 
-WAITS                            REASON               FOR
-SpeculatorDataset agent-v2       WaitingForRequests   82 of 100 requests shipped
-SpeculatorTrainingJob agent-v1   Running              -
-SpeculatorTrainingJob agent-v2   Pending              -"""
+WAITS                           REASON              FOR
+SpeculatorDataset agent-v2      WaitingForRequests  82 of 100 requests shipped
+SpeculatorTrainingJob agent-v1  Running             -
+SpeculatorTrainingJob agent-v2  Pending             -"""
     )
 
 
@@ -67,21 +67,21 @@ def test_a_loop_whose_second_generation_waits_for_a_person() -> None:
     assert (
         text(_loop_page(whole_loop()))
         == """\
-ENDPOINT   READY   REASON           SERVING             ACCEPTLEN   TOK/S   CAPTURED   CANDIDATE
-agent      True    ServingDrafter   agent-v1 1a1a1a1a   2.89        51.8    514        agent-v2 2b2b2b2b AwaitingApproval
+ENDPOINT  READY  REASON          SERVING            ACCEPTLEN  TOK/S  CAPTURED  CANDIDATE
+agent     True   ServingDrafter  agent-v1 1a1a1a1a  2.89       51.8   514       agent-v2 2b2b2b2b AwaitingApproval
 
-DATASET    SUCCEEDED   REASON      ROWS   HOLDOUT   TOKENS   DIGEST
-agent-v1   True        Completed   360    40        90000    1a1a1a1a
+DATASET   SUCCEEDED  REASON     ROWS  HOLDOUT  TOKENS  DIGEST
+agent-v1  True       Completed  360   40       90000   1a1a1a1a
 
-JOB        SUCCEEDED   REASON      STEP   TOK/S   LOSS   ACCEPTLEN   ETA   DRAFTER
-agent-v1   True        Completed   330    2374    -      2.81        -     agent-v1 1a1a1a1a
+JOB       SUCCEEDED  REASON     STEP  TOK/S  LOSS  ACCEPTLEN  ETA  DRAFTER
+agent-v1  True       Completed  330   2374   -     2.81       -    agent-v1 1a1a1a1a
 
-DRAFTER    READY   ACCEPTLEN   DIGEST     PARENT     APPROVEDBY
-agent-v1   True    2.81        1a1a1a1a   -          ann
-agent-v2   True    2.81        2b2b2b2b   agent-v1   -
+DRAFTER   READY  ACCEPTLEN  DIGEST    PARENT    APPROVEDBY
+agent-v1  True   2.81       1a1a1a1a  -         ann
+agent-v2  True   2.81       2b2b2b2b  agent-v1  -
 
-WAITS                   REASON             FOR
-DraftedEndpoint agent   AwaitingApproval   specop approve endpoint/agent (agent-v2 2b2b2b2b)"""
+WAITS                  REASON            FOR
+DraftedEndpoint agent  AwaitingApproval  specop approve endpoint/agent (agent-v2 2b2b2b2b)"""
     )
 
 
@@ -115,26 +115,26 @@ def test_the_report_of_a_lineage() -> None:
     assert (
         text(report.tables(content))
         == f"""\
-ENDPOINT            team-a/agent
-target              s3://models/small
-ready               True ServingDrafter
-serving             agent-v1 {ONE}
-serving since       2026-01-01T01:10:00Z
-captured requests   514
-captured until      2026-01-01T02:00:00Z
+ENDPOINT           team-a/agent
+target             s3://models/small
+ready              True ServingDrafter
+serving            agent-v1 {ONE}
+serving since      2026-01-01T01:10:00Z
+captured requests  514
+captured until     2026-01-01T02:00:00Z
 
 MEASURED
-acceptance length          2.89
-acceptance rate            0.63
-per position               0.80 0.63 0.45
-tokens/s, one stream       51.8
-time to first token, p50   210 ms
-request, p50 / p90         1400 ms / 1900 ms
-requests in window         24
+acceptance length         2.89
+acceptance rate           0.63
+per position              0.80 0.63 0.45
+tokens/s, one stream      51.8
+time to first token, p50  210 ms
+request, p50 / p90        1400 ms / 1900 ms
+requests in window        24
 
-GENERATION   DIGEST     ACCEPTLEN   PER POSITION     STEPS   SECONDS   ROWS   SUPERVISED   PARENT     APPROVEDBY
-agent-v1     1a1a1a1a   2.81        0.80 0.60 0.41   330     198       360    30000        -          ann
-agent-v2     2b2b2b2b   2.81        0.80 0.60 0.41   -       -         -      -            agent-v1   -"""
+GENERATION  DIGEST    ACCEPTLEN  PER POSITION    STEPS  SECONDS  ROWS  SUPERVISED  PARENT    APPROVEDBY
+agent-v1    1a1a1a1a  2.81       0.80 0.60 0.41  330    198      360   30000       -         ann
+agent-v2    2b2b2b2b  2.81       0.80 0.60 0.41  -      -        -     -           agent-v1  -"""
     )
 
 

@@ -3,19 +3,23 @@ from typing import Any
 
 import pytest
 
+from specop.api.drafter import DrafterSpec
+from specop.api.endpoint import DrafterPolicy
 from specop.cli import retrain
 from specop.cli.errors import CliError
-from tests.cli.objects import RECIPE, TARGET, dataset, drafter, endpoint, job
+from specop.cli.loop import Loop
+from tests.cli.objects import RECIPE, TARGET, TWO, dataset, drafter, endpoint, job
 
 
-def make(**changes: Any) -> retrain.Generation:
-    loop: dict[str, Any] = {
-        "endpoint": endpoint(),
+def make(since: str | None = None, min_requests: int | None = None, **changes: Any) -> retrain.Generation:
+    followed = changes.pop("endpoint", None) or endpoint()
+    parts: dict[str, Any] = {
         "datasets": [dataset("agent-v1")],
         "jobs": [job("agent-v1")],
         "drafters": [drafter("agent-v1")],
     }
-    return retrain.next_generation(**{**loop, **changes})
+    loop = Loop("team-a", **{**parts, **changes})
+    return retrain.next_generation(followed, loop, since=since, min_requests=min_requests)
 
 
 def test_the_recipe_is_repeated_over_newer_traffic() -> None:
@@ -68,31 +72,58 @@ def test_the_window_is_the_users_choice() -> None:
     }
 
 
+def started_from(parent: str) -> dict[str, Any]:
+    return {"warmStart": {"drafterRef": {"name": parent}}}
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        pytest.param(["agent-v1", "agent-v2"], "agent-v3", id="the next"),
+        pytest.param(["agent-v1"], "agent-v2", id="the next"),
         pytest.param(["agent-v1", "agent-v9", "agent-v10"], "agent-v11", id="by number, not by letters"),
-        pytest.param(["agent-v1", "agents-v7"], "agent-v2", id="another lineage does not count"),
+        pytest.param(["agent-v1", "agents-v7"], "agent-v2", id="another root does not count"),
     ],
 )
 def test_names_count_up(names: list[str], expected: str) -> None:
-    made = make(
-        datasets=[dataset(name) for name in names],
-        jobs=[job(name) for name in names],
-        drafters=[drafter(name) for name in names],
-    )
+    made = make(datasets=[dataset(name) for name in names])
     assert made.job["metadata"]["name"] == expected
 
 
+def test_the_newest_of_the_lineage_is_the_start() -> None:
+    names = ["agent-v1", "agent-v2"]
+    made = make(
+        datasets=[dataset(name) for name in names],
+        jobs=[job("agent-v1"), job("agent-v2", **started_from("agent-v1"))],
+        drafters=[drafter("agent-v1"), drafter("agent-v2", TWO, parent="agent-v1")],
+    )
+    assert made.job["metadata"]["name"] == "agent-v3"
+    assert made.job["spec"]["warmStart"] == {"drafterRef": {"name": "agent-v2"}}
+
+
+def test_what_is_not_of_the_lineage_is_not_the_start() -> None:
+    made = make(
+        datasets=[dataset("agent-v1")],
+        jobs=[job("agent-v1"), job("agent-v2", "running")],
+        drafters=[drafter("agent-v1"), drafter("agent-v2", TWO)],
+    )
+    assert made.job["metadata"]["name"] == "agent-v3"
+    assert made.job["spec"]["warmStart"] == {"drafterRef": {"name": "agent-v1"}}
+
+
 def test_a_failed_generation_is_not_the_start_but_its_name_is_taken() -> None:
-    made = make(datasets=[dataset("agent-v1"), dataset("agent-v2")], jobs=[job("agent-v1"), job("agent-v2", "failed")])
+    failed = job("agent-v2", "failed", **started_from("agent-v1"))
+    made = make(datasets=[dataset("agent-v1"), dataset("agent-v2")], jobs=[job("agent-v1"), failed])
     assert made.job["metadata"]["name"] == "agent-v3"
     assert made.job["spec"]["warmStart"] == {"drafterRef": {"name": "agent-v1"}}
 
 
 SEEDS = [{"name": "seeds", "objects": {"uri": "s3://seeds/*.jsonl"}}]
-IMPORTED = {"target": TARGET, "weights": {"uri": "s3://o/d"}}
+IMPORTING = endpoint().spec.model_copy(
+    update={"drafter": DrafterPolicy.model_validate({"from": {"drafterRef": {"name": "other"}}})}
+)
+IMPORTED = drafter("other").model_copy(
+    update={"spec": DrafterSpec.model_validate({"target": TARGET, "weights": {"uri": "s3://o/d"}})}
+)
 
 
 @pytest.mark.parametrize(
@@ -104,24 +135,28 @@ IMPORTED = {"target": TARGET, "weights": {"uri": "s3://o/d"}}
             id="no lineage",
         ),
         pytest.param(
-            lambda: {"jobs": []}, "no training job of the lineage agent exists: apply the first one", id="no job"
+            lambda: {"jobs": []},
+            "the training job agent-v1 of drafter agent-v1 is gone: no recipe to repeat",
+            id="no job",
         ),
         pytest.param(
-            lambda: {"jobs": [job("agent-v1"), job("agent-v2", "running")]},
+            lambda: {"jobs": [job("agent-v1"), job("agent-v2", "running", **started_from("agent-v1"))]},
             "training job agent-v2 has not ended: one run of a lineage at a time",
             id="one at a time",
         ),
         pytest.param(
             lambda: {"jobs": [job("agent-v1", "new")]}, "training job agent-v1 has not ended", id="nothing said yet"
         ),
-        pytest.param(
-            lambda: {"jobs": [job("agent-v1", "failed")]},
-            "no training job of the lineage agent has made a drafter yet",
-            id="only failures",
-        ),
         pytest.param(lambda: {"datasets": []}, "the dataset agent-v1 of job agent-v1 is gone", id="no dataset"),
         pytest.param(
-            lambda: {"drafters": []}, "the drafter of job agent-v1 is gone: nothing to start from", id="no start"
+            lambda: {"drafters": []},
+            "no drafter that endpoint agent follows is ready: nothing to start from",
+            id="no start",
+        ),
+        pytest.param(
+            lambda: {"endpoint": endpoint().model_copy(update={"spec": IMPORTING}), "drafters": [IMPORTED]},
+            "drafter other was imported: there is no recipe to repeat",
+            id="imported",
         ),
         pytest.param(
             lambda: {"datasets": [dataset("agent-v1", sources=SEEDS)]},

@@ -82,11 +82,8 @@ def _decide(
 
 def _retrain(arguments: argparse.Namespace) -> None:
     cluster = _cluster(arguments)
-    found = _loop(cluster)
     endpoint = cluster.get(DraftedEndpoint, arguments.endpoint)
-    made = retrain.next_generation(
-        endpoint, found.datasets, found.jobs, found.drafters, since=arguments.since, min_requests=arguments.min_requests
-    )
+    made = retrain.next_generation(endpoint, _loop(cluster), since=arguments.since, min_requests=arguments.min_requests)
     if arguments.dry_run or arguments.output == "yaml":
         _print_yaml(made.dataset, made.job)
         return

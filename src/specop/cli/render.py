@@ -22,7 +22,7 @@ def page(tables: Sequence[Table]) -> Group:
 
 
 def _rich(table: Table) -> RichTable:
-    shown = RichTable(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    shown = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, column in enumerate(table.columns):
         last = number == len(table.columns) - 1
         shown.add_column(column, no_wrap=not last, overflow="fold")

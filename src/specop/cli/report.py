@@ -9,8 +9,8 @@ from specop.api.endpoint import DraftedEndpoint
 from specop.api.shared import Json
 from specop.cli.errors import CliError
 from specop.cli.loop import NOTHING, Loop, Table, condition
-from specop.cli.retrain import number_of, root_of
 from specop.common.hashing import short
+from specop.domain.lineage import follow
 
 
 def build(loop: Loop, name: str) -> Json:
@@ -80,14 +80,10 @@ def tables(report: Json) -> list[Table]:
 
 
 def _lineage(endpoint: DraftedEndpoint, loop: Loop) -> list[Drafter]:
-    """Drafters of the endpoint's lineage, oldest first."""
-    source = endpoint.spec.drafter.from_ if endpoint.spec.drafter else None
-    reference = (source.training_job_ref or source.drafter_ref) if source else None
-    if reference is None:
-        return []
-    root = root_of(reference.name)
-    lineage = [item for item in loop.drafters if root_of(item.metadata.name) == root]
-    return sorted(lineage, key=lambda item: number_of(item.metadata.name))
+    """Return the drafters that the endpoint follows, oldest first."""
+    origin = endpoint.spec.drafter.from_ if endpoint.spec.drafter else None
+    found = follow(loop.drafters, origin) if origin else []
+    return sorted(found, key=lambda item: (item.metadata.creation_timestamp or "", item.metadata.name))
 
 
 def _generation(loop: Loop, drafter: Drafter) -> Json:

@@ -1,13 +1,13 @@
 """The next generation of an endpoint's lineage: its dataset and training job, as manifests. Pure.
 
 The recipe is repeated, not invented: the last generation's sources over newer traffic, its resolved hyperparameters,
-and its drafter as the start. Nothing that exists is changed: a new window is a new object.
+and its drafter as the start. Nothing that exists is changed: a new window is a new object. Which drafters are the
+lineage is the operator's own rule (`domain.lineage`), so what is made here becomes a candidate.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from specop.api import reasons
 from specop.api.base import Ref, Time
@@ -15,11 +15,11 @@ from specop.api.dataset import Source, SpeculatorDataset
 from specop.api.drafter import Drafter
 from specop.api.endpoint import DraftedEndpoint
 from specop.api.shared import Json
-from specop.api.training_job import SpeculatorTrainingJob, TrainingSpec, WarmStart
+from specop.api.training_job import SpeculatorTrainingJob, WarmStart
 from specop.cli.errors import CliError
+from specop.cli.loop import Loop, condition
 from specop.common.names import API_VERSION
-
-Named = TypeVar("Named", SpeculatorDataset, Drafter)
+from specop.domain.lineage import follow, offers
 
 _GENERATION = re.compile(r"^(?P<root>.+)-v(?P<number>[0-9]+)$")
 
@@ -33,72 +33,64 @@ class Generation:
 
 
 def next_generation(
-    endpoint: DraftedEndpoint,
-    datasets: Sequence[SpeculatorDataset],
-    jobs: Sequence[SpeculatorTrainingJob],
-    drafters: Sequence[Drafter],
-    *,
-    since: Time | None = None,
-    min_requests: int | None = None,
+    endpoint: DraftedEndpoint, loop: Loop, *, since: Time | None = None, min_requests: int | None = None
 ) -> Generation:
     """Return the manifests `<root>-v<n>` after the newest generation, whose traffic begins where the last one's ended.
 
     `since` begins it elsewhere; `min_requests` asks for more or less traffic than the last generation did.
-    Raises CliError when the endpoint follows no training job, the newest generation has not ended or has no drafter, or
-    nothing of its dataset came from requests.
+    Raises CliError when the endpoint follows no lineage, a run of it has not ended, no drafter of it is ready, or
+    nothing of the last dataset came from requests.
     """
-    root = root_of(_followed(endpoint, drafters))
-    last = _newest(root, jobs)
-    dataset = _by_name(
-        datasets,
-        last.spec.dataset_ref.name,
-        f"the dataset {last.spec.dataset_ref.name} of job {last.metadata.name} is gone",
-    )
-    taken = [
-        number_of(item.metadata.name) for item in (*datasets, *jobs, *drafters) if root_of(item.metadata.name) == root
-    ]
-    name = f"{root}-v{max(taken) + 1}"
-    return Generation(dataset=_dataset(name, dataset, since, min_requests), job=_job(name, last, drafters))
+    drafter = _newest(endpoint, loop)
+    job = _job_of(drafter, loop.jobs)
+    dataset = next((item for item in loop.datasets if item.metadata.name == job.spec.dataset_ref.name), None)
+    if dataset is None:
+        raise CliError(f"the dataset {job.spec.dataset_ref.name} of job {job.metadata.name} is gone")
+    name = _next_name(job.metadata.name, loop)
+    return Generation(_dataset(name, dataset, since, min_requests), _job(name, job, drafter))
 
 
-def root_of(name: str) -> str:
-    """Return the lineage that a name belongs to: `agent` of `agent-v2`; a name without a number is its own."""
-    found = _GENERATION.match(name)
-    return found["root"] if found else name
+def _newest(endpoint: DraftedEndpoint, loop: Loop) -> Drafter:
+    """Return the newest ready drafter of the endpoint's lineage."""
+    origin = endpoint.spec.drafter.from_ if endpoint.spec.drafter else None
+    if origin is None:
+        raise CliError(
+            f"endpoint {endpoint.metadata.name} follows no training job: set spec.drafter.from.trainingJobRef"
+        )
+    lineage = {drafter.metadata.name for drafter in follow(loop.drafters, origin)}
+    first = origin.training_job_ref.name if origin.training_job_ref else None
+    for job in loop.jobs:
+        start = job.spec.warm_start
+        ours = job.metadata.name == first or (start is not None and start.drafter_ref.name in lineage)
+        if ours and condition(job, reasons.SUCCEEDED).status == "Unknown":
+            raise CliError(f"training job {job.metadata.name} has not ended: one run of a lineage at a time")
+    ready = offers(loop.drafters, origin)
+    if not ready:
+        raise CliError(f"no drafter that endpoint {endpoint.metadata.name} follows is ready: nothing to start from")
+    return next(drafter for drafter in loop.drafters if drafter.metadata.name == ready[0].name)
 
 
-def number_of(name: str) -> int:
-    """Return the generation that a name tells: 2 of `agent-v2`; 1 where there is no number."""
-    found = _GENERATION.match(name)
-    return int(found["number"]) if found else 1
-
-
-def _followed(endpoint: DraftedEndpoint, drafters: Sequence[Drafter]) -> str:
-    """Name of the training job whose lineage the endpoint follows."""
-    source = endpoint.spec.drafter.from_ if endpoint.spec.drafter else None
-    if source is not None and source.training_job_ref is not None:
-        return source.training_job_ref.name
-    if source is not None and source.drafter_ref is not None:
-        drafter = _by_name(drafters, source.drafter_ref.name, f"drafter {source.drafter_ref.name} does not exist")
-        if drafter.spec.lineage is not None and drafter.spec.lineage.training_job is not None:
-            return drafter.spec.lineage.training_job.name
+def _job_of(drafter: Drafter, jobs: Sequence[SpeculatorTrainingJob]) -> SpeculatorTrainingJob:
+    made_by = drafter.spec.lineage.training_job if drafter.spec.lineage else None
+    if made_by is None:
         raise CliError(f"drafter {drafter.metadata.name} was imported: there is no recipe to repeat")
-    raise CliError(f"endpoint {endpoint.metadata.name} follows no training job: set spec.drafter.from.trainingJobRef")
+    for job in jobs:
+        if job.metadata.name == made_by.name:
+            return job
+    raise CliError(f"the training job {made_by.name} of drafter {drafter.metadata.name} is gone: no recipe to repeat")
 
 
-def _newest(root: str, jobs: Sequence[SpeculatorTrainingJob]) -> SpeculatorTrainingJob:
-    lineage = [job for job in jobs if root_of(job.metadata.name) == root]
-    if not lineage:
-        raise CliError(f"no training job of the lineage {root} exists: apply the first one")
-    newest = max(lineage, key=lambda job: number_of(job.metadata.name))
-    if not any(
-        item.type == reasons.SUCCEEDED and item.status in {"True", "False"} for item in newest.status.conditions
-    ):
-        raise CliError(f"training job {newest.metadata.name} has not ended: one run of a lineage at a time")
-    finished = [job for job in lineage if job.status.drafter is not None]
-    if not finished:
-        raise CliError(f"no training job of the lineage {root} has made a drafter yet")
-    return max(finished, key=lambda job: number_of(job.metadata.name))
+def _next_name(last: str, loop: Loop) -> str:
+    """Count up from the highest number that any object of the same root bears."""
+    root, _ = _parts(last)
+    names = [_parts(item.metadata.name) for item in (*loop.datasets, *loop.jobs, *loop.drafters)]
+    return f"{root}-v{max(number for found, number in names if found == root) + 1}"
+
+
+def _parts(name: str) -> tuple[str, int]:
+    """Split `agent-v2` into root and number; a name without a number is generation 1."""
+    found = _GENERATION.match(name)
+    return (found["root"], int(found["number"])) if found else (name, 1)
 
 
 def _dataset(name: str, last: SpeculatorDataset, since: Time | None, min_requests: int | None) -> Json:
@@ -128,27 +120,16 @@ def _dataset(name: str, last: SpeculatorDataset, since: Time | None, min_request
     return _manifest(SpeculatorDataset.KIND, name, spec.to_json())
 
 
-def _job(name: str, last: SpeculatorTrainingJob, drafters: Sequence[Drafter]) -> Json:
-    made = last.status.drafter
-    if made is None or all(drafter.metadata.name != made.name for drafter in drafters):
-        raise CliError(f"the drafter of job {last.metadata.name} is gone: nothing to start from")
+def _job(name: str, last: SpeculatorTrainingJob, drafter: Drafter) -> Json:
     recipe = last.status.resolved.hyperparameters if last.status.resolved else last.spec.hyperparameters
     changes = {
         "dataset_ref": Ref(name=name),
         "hyperparameters": recipe,
-        "warm_start": WarmStart(drafter_ref=Ref(name=made.name)),
+        "warm_start": WarmStart(drafter_ref=Ref(name=drafter.metadata.name)),
         "suspend": False,
     }
-    spec: TrainingSpec = last.spec.model_copy(update=changes)
-    return _manifest(SpeculatorTrainingJob.KIND, name, spec.to_json())
+    return _manifest(SpeculatorTrainingJob.KIND, name, last.spec.model_copy(update=changes).to_json())
 
 
 def _manifest(kind: str, name: str, spec: Json) -> Json:
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
-
-
-def _by_name(objects: Sequence[Named], name: str, otherwise: str) -> Named:
-    for item in objects:
-        if item.metadata.name == name:
-            return item
-    raise CliError(otherwise)
