@@ -51,11 +51,13 @@ class Engine:
             self._trusted = False
             return problem
         if not self._trusted:
-            self._probe = self._probe or asyncio.create_task(self._complete_once())
-            done, _ = await asyncio.wait({self._probe}, timeout=WAIT_FOR_PROBE_SECONDS)
+            probe = self._probe = self._probe or asyncio.create_task(self._complete_once())
+            done, _ = await asyncio.wait({probe}, timeout=WAIT_FOR_PROBE_SECONDS)
             if not done:
                 return "the first completion is under way"
-            problem, self._probe = self._probe.result(), None
+            if self._probe is probe:  # others may have waited for it too
+                self._probe = None
+            problem = probe.result()
             self._trusted = not problem
         return problem
 

@@ -168,12 +168,12 @@ class Writer:
     """The thread that turns records into lines, and the budget of what is buffered."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._queue: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._charged = 0
-        self._counts: Counter[str] = Counter()
-        self._counts_written: Counter[str] = Counter()
+        self.charged = 0
+        self.counts: Counter[str] = Counter()
+        self._written_counts: Counter[str] = Counter()
         self._open: _OpenFile | None = None
         self._files = 0
         self._thread = threading.Thread(target=self._run, name="specop-capture", daemon=True)
@@ -183,9 +183,9 @@ class Writer:
     def charge(self, size: int) -> bool:
         """Take `size` bytes from the budget; false when they are not there."""
         with self._lock:
-            if self._charged + size > self._settings.max_total_bytes:
+            if self.charged + size > self.settings.max_total_bytes:
                 return False
-            self._charged += size
+            self.charged += size
             return True
 
     def lose(self, record: Record, cause: str) -> None:
@@ -226,41 +226,41 @@ class Writer:
         try:
             step()
         except OSError:
-            self._counts["write_failed"] += 1
+            self.counts["write_failed"] += 1
         except Exception:  # noqa: BLE001  this thread must outlive every record
-            self._counts["unreadable"] += 1
+            self.counts["unreadable"] += 1
 
     def _until_rotation(self) -> float:
         return ROTATE_SECONDS if self._open is None else max(0.0, self._open.due - time.monotonic())
 
     def _write(self, record: Record) -> None:
         if record.lost or not record.complete:
-            self._counts[record.lost or "aborted"] += 1
+            self.counts[record.lost or "aborted"] += 1
             return
-        text = json.dumps(captured_line(record, self._settings.arm), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(captured_line(record, self.settings.arm), ensure_ascii=False, allow_nan=False)
         data = f"{text}\n".encode("utf-8", "replace")
         if self._open is not None and record.ended_ms // HOUR_MS != self._open.first_ms // HOUR_MS:
             self._rotate()
         if self._open is None:
             self._files += 1
             name = f"{record.ended_ms}-{os.getpid()}{self._files:06d}"
-            self._settings.folder.mkdir(parents=True, exist_ok=True)
-            self._open = _OpenFile(self._settings.folder / f"{name}.open", record.ended_ms)
+            self.settings.folder.mkdir(parents=True, exist_ok=True)
+            self._open = _OpenFile(self.settings.folder / f"{name}.open", record.ended_ms)
         self._open.append(data)
-        self._counts["captured"] += 1
+        self.counts["captured"] += 1
 
     def _rotate(self) -> None:
         """Close the open file under its final name, and write the counters beside it when they moved."""
         if self._open is not None:
             closing, self._open = self._open, None
             closing.close()
-        if self._counts != self._counts_written:
-            self._settings.folder.mkdir(parents=True, exist_ok=True)
-            path = self._settings.folder / f"{os.getpid()}.counters"
+        if self.counts != self._written_counts:
+            self.settings.folder.mkdir(parents=True, exist_ok=True)
+            path = self.settings.folder / f"{os.getpid()}.counters"
             part = path.with_suffix(".part")
-            part.write_text(json.dumps(self._counts))
+            part.write_text(json.dumps(self.counts))
             part.replace(path)
-            self._counts_written = self._counts.copy()
+            self._written_counts = self.counts.copy()
 
 
 class _OpenFile:
