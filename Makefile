@@ -1,0 +1,40 @@
+# Everything a person runs. Each target makes what it needs; all downloads and builds go to one cache (SPECOP_CACHE).
+
+PYTHON ?= python3
+# The project's environment, made on first use, with the project itself importable.
+IN_ENV := env="$$($(PYTHON) -m local env)" && PYTHONPATH=src:. PATH="$$env/venv/bin:$$PATH"
+
+.PHONY: help check test demo demo-down local-up local-down bench-operator crds lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+check: ## style, types, layers, generated files: under a minute
+	@$(IN_ENV) sh -ec 'ruff check .; ruff format --check .; mypy; mypy demo; lint-imports; python -m specop.api.crdgen --check'
+
+test: ## all tests; build/test/times.json says how long they took
+	@$(PYTHON) -m tests.run
+
+demo: ## the whole loop on this machine, with a real model (root)
+	@$(PYTHON) -m demo
+
+demo-down: ## take the demo away
+	@$(PYTHON) -m demo down
+
+local-up: ## a small real Kubernetes with a node, and object storage (root)
+	@$(PYTHON) -m local up --detach
+
+local-down: ## take it away
+	@$(PYTHON) -m local down
+
+bench-operator: ## the operator at 100 and 1000 endpoints: build/bench/operator.json
+	@$(IN_ENV) python -m benchmarks.operator
+
+crds: ## generate CRDs and the field reference from the models
+	@$(IN_ENV) python -m specop.api.crdgen --write
+
+lock: ## resolve requirements anew into requirements/*.lock
+	@$(PYTHON) -m local lock
+
+clean: ## remove what was built here; the cache stays
+	rm -rf build

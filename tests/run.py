@@ -1,0 +1,84 @@
+"""`make test`: set-up, checks and all tests, each kind by itself, with the times it took in build/test/times.json.
+
+Runs with the standard library alone. Tests that need a node need root: without it they are skipped, said so, and the
+rest decides; with CI=true a skip is a failure.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from local import binaries, cache, console, env
+
+TIMES = cache.REPOSITORY / "build" / "test" / "times.json"
+PROGRAMS = ("kube", "versitygw", "helm")
+PHASES = {
+    "unit": "not control_plane and not node and not engine and not gpu",
+    "engine": "engine and not control_plane and not node and not gpu",
+    "control_plane": "control_plane and not node and not gpu",
+    "node": "node and not gpu",
+}
+"""Marker expressions of pytest, in the order in which they run: the fastest to fail first."""
+_NO_TESTS = 5
+
+
+def main() -> int:
+    """Run everything that can run here; return 0 when all of it passed."""
+    cold = not all(binaries.location(name).exists() for name in PROGRAMS)
+    seconds: dict[str, float] = {}
+    failed = []
+    try:
+        with _timed(seconds, "setup"):
+            interpreter = env.path() / "venv/bin/python"
+            for name in PROGRAMS:
+                binaries.path(name)
+    except console.LocalError as error:
+        console.say(f"error: {error}")
+        return 1
+    for phase, markers in PHASES.items():
+        if phase == "node" and os.geteuid() != 0:
+            console.say("SKIPPED node: needs root")
+            if os.environ.get("CI") == "true":
+                failed.append(phase)
+            continue
+        console.say(f"--- {phase}")
+        with _timed(seconds, phase):
+            passed = _pytest(interpreter, markers)
+        if not passed:
+            failed.append(phase)
+    _write("cold" if cold else "warm", seconds)
+    console.say(f"failed: {', '.join(failed)}" if failed else "all passed")
+    return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    seconds[name] = round(time.monotonic() - started, 1)
+
+
+def _pytest(interpreter: Path, markers: str) -> bool:
+    command = [interpreter, "-m", "pytest", "-q", "-m", markers]
+    paths = os.pathsep.join([str(cache.REPOSITORY / "src"), str(cache.REPOSITORY)])
+    code = subprocess.run(
+        command, cwd=cache.REPOSITORY, env={**os.environ, "PYTHONPATH": paths}, check=False
+    ).returncode
+    return code in {0, _NO_TESTS}
+
+
+def _write(cached: str, seconds: dict[str, float]) -> None:
+    """Keep the times of the last run from an empty cache beside those of the last warm one."""
+    TIMES.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(TIMES.read_text()) if TIMES.exists() else {}
+    known[cached] = {**seconds, "total": round(sum(seconds.values()), 1)}
+    TIMES.write_text(json.dumps(known, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
