@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from local import binaries, cluster, console, env, processes
+from local import binaries, cluster, console, env, image, processes
 
 
 def main() -> int:
@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser("build", help="compile the programs that are not in the cache, and print their folders")
     build.add_argument("programs", nargs="*", metavar="PROGRAM", help=f"of {', '.join(binaries.NAMES)} (default: all)")
     build.set_defaults(run=_build)
+
+    images = commands.add_parser("image", parents=[where], help="build the images and import them into a cluster's node")
+    images.set_defaults(run=_image)
 
     environment = commands.add_parser("env", help="make the Python environment if it is missing, and print its folder")
     environment.set_defaults(run=_env)
@@ -91,6 +94,10 @@ def _kubeconfig(arguments: argparse.Namespace) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     for name in arguments.programs or binaries.NAMES:
         print(f"{name}\t{binaries.path(name)}")
+
+
+def _image(arguments: argparse.Namespace) -> None:
+    image.load(_state(arguments))
 
 
 def _env(_: argparse.Namespace) -> None:

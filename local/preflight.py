@@ -5,6 +5,7 @@ Debian packages that are missing are installed, and named, where this is root's 
 
 from __future__ import annotations
 
+import glob
 import os
 import platform
 import shutil
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from local.settings import Settings
 
-NODE_PACKAGES = {  # Debian package -> a program of it
+NODE_PACKAGES = {  # Debian package -> a program of it, or a pattern of a file
     "containerd": "containerd",
     "runc": "runc",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
@@ -29,7 +30,13 @@ NODE_PACKAGES = {  # Debian package -> a program of it
     "iproute2": "ip",
     "mount": "umount",
 }
-IMAGE_PACKAGES = {"buildah": "buildah", "busybox-static": "busybox"}
+IMAGE_PACKAGES = {
+    "buildah": "buildah",
+    "busybox-static": "busybox",
+    "libelf1": "/usr/lib/*/libelf.so.1",
+    "libgomp1": "/usr/lib/*/libgomp.so.1",
+    "libnuma1": "/usr/lib/*/libnuma.so.1",
+}
 PYTHON_PACKAGES = {"python3-venv": f"{Path(os.__file__).parent}/ensurepip/__init__.py"}
 
 _GIB = 1 << 30
@@ -70,7 +77,7 @@ def install(packages: dict[str, str]) -> None:
 
 
 def _has(program: str) -> bool:
-    return Path(program).exists() if program.startswith("/") else shutil.which(program) is not None
+    return bool(glob.glob(program)) if program.startswith("/") else shutil.which(program) is not None
 
 
 def _everywhere(chosen: Settings) -> Iterator[str]:

@@ -1,0 +1,82 @@
+"""The container images, built from `images/` without a registry and imported into the node.
+
+It is: the project's real Dockerfiles, built by buildah on a local stand-in for their public base; each image is an archive
+in the cache under the hash of what it holds.
+It is not: how images are published: any builder with a registry builds the same Dockerfiles.
+Minds: builds run in a mount namespace of their own, so that an interrupted one leaves no mounts.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from local import cache, console, interpreter, node, preflight, rootfs, settings
+
+PYTHON = "docker.io/library/python:3.11-slim"
+OPERATOR = "docker.io/specop/operator:dev"
+RUNTIME = "docker.io/specop/runtime:dev"
+_IMAGES = cache.REPOSITORY / "images"
+_INPUTS = {
+    OPERATOR: ["requirements/operator.lock", "pyproject.toml", "README.md", "src", "operator/main.py"],
+    RUNTIME: [],
+}
+
+
+def archive(name: str) -> Path:
+    """Return the archive of an image, built if it is missing."""
+    folder = _IMAGES / name.rpartition("/")[2].partition(":")[0]
+    inputs = [cache.REPOSITORY / path for path in _INPUTS[name]]
+    key = cache.key(folder, *inputs, _base_key())
+    return cache.entry("images", f"{folder.name}-{key}", lambda target: _build(name, folder, target)) / "image.tar"
+
+
+def load(state: Path) -> None:
+    """Bring the images of a cluster's node up to date."""
+    chosen = settings.load(state.absolute())
+    if chosen is None or not chosen.node:
+        message = f"no cluster with a node at {state}"
+        raise console.LocalError(message)
+    for name in _INPUTS:
+        found = archive(name)
+        imported = chosen.state / "node" / f"{found.parent.name}.imported"
+        if not imported.exists():
+            with console.step(f"importing {name}"):
+                node.ctr(chosen, "images", "import", str(found))
+            imported.touch()
+
+
+def _build(name: str, folder: Path, target: Path) -> None:
+    base = _base()
+    with console.step(f"building {name}"):
+        _buildah("pull", "-q", f"oci-archive:{base}")
+        _buildah("bud", "--isolation=chroot", "--layers", "--pull-never", "-f", folder / "Dockerfile", "-t", name, cache.REPOSITORY)
+        _buildah("push", "--disable-compression", name, f"oci-archive:{target}/image.tar:{name}")
+
+
+def _base() -> Path:
+    return cache.entry("images", f"python-{_base_key()}", _build_base) / "image.tar"
+
+
+def _base_key() -> str:
+    return cache.key(interpreter.identity(), rootfs.PIP, Path(rootfs.__file__), _IMAGES / "python")
+
+
+def _build_base(target: Path) -> None:
+    if os.geteuid() != 0:
+        raise console.LocalError("building images needs root")
+    preflight.install(preflight.IMAGE_PACKAGES)
+    with console.step("building the local stand-in for python:3.11-slim"), tempfile.TemporaryDirectory() as context:
+        root = Path(context) / "rootfs"
+        root.mkdir()
+        rootfs.write(root)
+        _buildah("bud", "--isolation=chroot", "-f", _IMAGES / "python/Dockerfile", "-t", PYTHON, root)
+        _buildah("push", "--disable-compression", PYTHON, f"oci-archive:{target}/image.tar:{PYTHON}")
+
+
+def _buildah(*arguments: str | Path) -> None:
+    storage = ["--root", cache.folder("images/storage"), "--runroot", cache.folder("images/run")]
+    environment = {**os.environ, "TMPDIR": str(cache.folder("images/tmp"))}  # also where cache mounts are kept
+    log = cache.folder("logs") / "buildah.log"
+    console.run(["unshare", "--mount", "buildah", *storage, *arguments], log, env=environment)
