@@ -223,7 +223,17 @@ class RetrainTriggers(Model):
 class Retrain(Model):
     """When a new generation of the lineage is trained without being asked."""
 
-    on: RetrainTriggers = Field(default_factory=RetrainTriggers, description="What starts a retraining.")
+    RULES: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "has(self.on)",
+            'needs what starts it, such as "on": {drift: {}}; a bare on is read as true by YAML: quote it',
+        ),
+    )
+
+    on: RetrainTriggers = Field(
+        default_factory=RetrainTriggers,
+        description='What starts a retraining; quote the key in YAML, where a bare on is read as true: "on".',
+    )
     cooldown_seconds: Annotated[int, Field(ge=60, le=31_536_000)] = Field(
         default=86_400, description="Time between two retrainings, at least."
     )

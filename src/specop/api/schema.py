@@ -74,7 +74,7 @@ class _Converter:
         if "immutable" in markers and path.count(".") != 1:
             raise NotStructuralError(f"{path}: only fields of spec itself can be immutable")
         schema: Schema = {} if "intOrString" in markers else {"type": flat.get("type", "string")}
-        if description := _description(flat, server_default="default" in markers):
+        if description := _description(flat, with_default=path.startswith("spec") and "default" not in markers):
             schema["description"] = description
         if "const" in flat or "enum" in flat:
             schema["enum"] = flat.get("enum", [flat.get("const")])
@@ -161,11 +161,11 @@ def _extensions(markers: Schema, flat: Schema) -> Schema:
     return schema
 
 
-def _description(flat: Schema, *, server_default: bool) -> str:
+def _description(flat: Schema, *, with_default: bool) -> str:
     """One line; a default that only the operator applies is named, because no tool could show it otherwise."""
     text = _one_line(flat.get("description", ""))
     default = flat.get("default")
-    if server_default or not text or default is None or default in ("", [], {}):
+    if not with_default or not text or default is None or default in ("", [], {}):
         return text
     shown = default if isinstance(default, str) else json.dumps(default)
     return f"{text} Default: {shown}."

@@ -1,0 +1,109 @@
+"""The real API server as these tests see it: one client, one namespace, the generated CRDs installed once."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kubernetes import client, config
+
+from specop.api.crdgen import crd
+from specop.api.kinds import KINDS
+from specop.common.names import GROUP, VERSION
+
+KIND_BY_NAME = {kind.model.KIND: kind for kind in KINDS}
+
+
+class Refused(Exception):
+    """The API server's answer to a bad request; its text is the message that a user sees."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Api:
+    """Creates and replaces objects of ours as `kubectl` does: unknown fields are errors."""
+
+    def __init__(self, session: client.ApiClient, namespace: str) -> None:
+        self._session = session
+        self.namespace = namespace
+
+    def create(self, manifest: dict[str, Any], *, keep: bool = False) -> dict[str, Any]:
+        return self._call("POST", self._path(manifest), manifest, keep=keep)
+
+    def replace(self, manifest: dict[str, Any], *, keep: bool = False, subresource: str = "") -> dict[str, Any]:
+        path = f"{self._path(manifest)}/{manifest['metadata']['name']}{subresource}"
+        return self._call("PUT", path, manifest, keep=keep)
+
+    def get(self, path: str, accept: str = "application/json") -> dict[str, Any]:
+        return self._send("GET", path, {}, None, accept)
+
+    def delete(self, manifest: dict[str, Any]) -> None:
+        self._send("DELETE", f"{self._path(manifest)}/{manifest['metadata']['name']}", {}, None)
+
+    def path(self, kind: str) -> str:
+        return self._path({"kind": kind})
+
+    def _path(self, manifest: dict[str, Any]) -> str:
+        kind = KIND_BY_NAME[manifest["kind"]]
+        scope = f"/namespaces/{self.namespace}" if kind.namespaced else ""
+        return f"/apis/{GROUP}/{VERSION}{scope}/{kind.model.PLURAL}"
+
+    def _call(self, verb: str, path: str, body: dict[str, Any], *, keep: bool) -> dict[str, Any]:
+        return self._send(verb, path, {"fieldValidation": "Strict", **({} if keep else {"dryRun": "All"})}, body)
+
+    def _send(
+        self, verb: str, path: str, query: dict[str, str], body: Any, accept: str = "application/json"
+    ) -> dict[str, Any]:
+        request = self._session.param_serialize(
+            verb,
+            path,
+            query_params=list(query.items()),
+            header_params={"Accept": accept, "Content-Type": "application/json"},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        response = self._session.call_api(*request)
+        answer = json.loads(response.read())
+        if response.status >= 400:
+            raise Refused(response.status, answer["message"])
+        assert isinstance(answer, dict)
+        return answer
+
+
+@pytest.fixture(scope="session")
+def session(control_plane: Any) -> Iterator[client.ApiClient]:
+    with config.new_client_from_config(str(control_plane.kubeconfig)) as api_client:
+        yield api_client
+
+
+@pytest.fixture(scope="session")
+def crds(session: client.ApiClient) -> None:
+    definitions = client.ApiextensionsV1Api(session)
+    for kind in KINDS:
+        body = crd(kind)
+        name = body["metadata"]["name"]
+        try:
+            definitions.create_custom_resource_definition(body)
+        except client.ApiException as error:
+            if error.status != 409:
+                raise
+            current = definitions.read_custom_resource_definition(name)
+            body["metadata"]["resourceVersion"] = current.metadata.resource_version
+            definitions.replace_custom_resource_definition(name, body)
+    names = {f"{kind.model.PLURAL}.{GROUP}" for kind in KINDS}
+    deadline = time.monotonic() + 30
+    while names:
+        for found in definitions.list_custom_resource_definition().items:
+            conditions = (found.status and found.status.conditions) or ()
+            if any(entry.type == "Established" and entry.status == "True" for entry in conditions):
+                names.discard(found.metadata.name)
+        assert time.monotonic() < deadline, f"not established: {names}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def api(session: client.ApiClient, control_plane: Any, crds: None) -> Api:
+    return Api(session, control_plane.namespace())
