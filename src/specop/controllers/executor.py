@@ -65,7 +65,14 @@ class Executor:
         stored = self._intake.cache.get(key)
         if stored is None or _same(stored.get("status", {}), status):
             return
-        metadata = {"name": key.name, "namespace": key.namespace, "uid": stored["metadata"]["uid"]}
+        # The version, because a status that was planned on an old copy, or for a namesake that is gone, must not be
+        # written: the server looks at a uid in writes of children only.
+        metadata = {
+            "name": key.name,
+            "namespace": key.namespace,
+            "uid": stored["metadata"]["uid"],
+            "resourceVersion": stored["metadata"]["resourceVersion"],
+        }
         body = {"apiVersion": stored["apiVersion"], "kind": key.kind, "metadata": metadata, "status": status}
         self._intake.seen(await self._port.apply_status(body, _STATUS))
 

@@ -39,7 +39,7 @@ class Port(Protocol):
         """Server-side apply, forced: `manager` owns exactly the fields of the body afterwards."""
 
     async def apply_status(self, body: Json, manager: str) -> Json:
-        """Server-side apply to `/status`; `metadata.uid` in the body guards against a namesake (Conflict)."""
+        """Server-side apply to `/status`; with a `metadata.resourceVersion` that is not the newest: Conflict."""
 
     async def merge(self, kind: Kind, namespace: str, name: str, patch: Json) -> None:
         """Merge patch; Conflict if there is no such object."""
