@@ -34,17 +34,22 @@ def conclude(
     events: tuple[Event, ...] = (),
     requeue_after: float | None = None,
 ) -> Plan:
-    """Put a plan together. `status` is what the kind has to say; conditions and observedGeneration are put in here."""
+    """Put a plan together: `status` is what the kind has to say, conditions and observedGeneration are put in here.
+
+    `events` are more special than the one on the top condition, which stays out where one of them has its reason.
+    """
     top = reasons.SUCCEEDED if isinstance(obj, SpeculatorDataset | SpeculatorTrainingJob) else reasons.READY
     generation, previous = obj.metadata.generation, obj.status.conditions
     conditions = roll_up(top, verdict, aspects, previous=previous, generation=generation, now=now)
     final = status.model_copy(update={"observed_generation": generation, "conditions": conditions})
+    told = {event.reason for event in events}
+    own = tuple(event for event in _transition(previous, top, verdict) if event.reason not in told)
     return Plan(
         creates=creates,
         applies=applies,
         deletes=deletes,
         status=final.to_json(),
-        events=(*_transition(previous, top, verdict), *events),
+        events=(*own, *events),
         requeue_after=requeue_after,
     )
 
