@@ -163,10 +163,9 @@ def down(state: Path) -> None:
 def _remove(state: Path) -> None:
     with _uninterrupted():
         processes.kill(state)
+        node.remove(state)
         chosen = settings.load(state)
-        if chosen is not None:
-            if chosen.node:
-                node.remove(chosen)
+        if chosen is not None and not chosen.node:
             shutil.rmtree(chosen.sockets, ignore_errors=True)
         if state.exists():
             shutil.rmtree(state)

@@ -77,6 +77,12 @@ def _build_base(target: Path) -> None:
 
 def _buildah(*arguments: str | Path) -> None:
     storage = ["--root", cache.folder("images/storage"), "--runroot", cache.folder("images/run")]
-    environment = {**os.environ, "TMPDIR": str(cache.folder("images/tmp"))}  # also where cache mounts are kept
+    configuration = cache.folder("images/etc") / "containers.conf"  # else a lock file appears under /etc/cni
+    configuration.write_text(f'[network]\nnetwork_config_dir = "{configuration.parent}"\n')
+    environment = {
+        **os.environ,
+        "CONTAINERS_CONF": str(configuration),
+        "TMPDIR": str(cache.folder("images/tmp")),  # also where cache mounts are kept
+    }
     log = cache.folder("logs") / "buildah.log"
     console.run(["unshare", "--mount", "buildah", *storage, *arguments], log, env=environment)

@@ -1,7 +1,6 @@
 """The node's network on the host: the bridge, the kernel settings, what kube-proxy leaves.
 
-It is: exact: the bridge carries its owner's state folder as its alias, is made first and removed last, and so says
-at any moment, also after a crash, whose traces are on the machine.
+It is: what one node needs, and its removal without a trace; who may do either is `claim`'s to say.
 It is not: the pods' own interfaces: the CNI plugins make those, and they go with their network namespaces.
 """
 
@@ -14,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 from local import console
-from local.settings import BRIDGE, GATEWAY, SERVICES, SUBNET, Settings
+from local.settings import BRIDGE, GATEWAY, NODE_SOCKETS, SERVICES, SUBNET
 
 _SYSCTLS = {  # value that we need, or nothing where the kubelet sets its own
     "net/ipv4/ip_forward": "1",
@@ -26,38 +25,33 @@ _SYSCTLS = {  # value that we need, or nothing where the kubelet sets its own
     "vm/overcommit_memory": None,
     "vm/panic_on_oom": None,
 }
+_SYS_NET = Path("/sys/class/net")
 _PROC_SYS = Path("/proc/sys")
+_KEPT = NODE_SOCKETS / "sysctls.json"  # not on a disk: a restart of the machine resets the kernel too
 
 
-def owner() -> str | None:
-    """Return the state folder of the cluster that has this machine's node, if there is one."""
-    shown = subprocess.run(["ip", "-json", "link", "show", BRIDGE], capture_output=True, text=True, check=False)
-    return json.loads(shown.stdout)[0].get("ifalias", "") if shown.returncode == 0 else None
-
-
-def prepare(settings: Settings) -> None:
+def prepare() -> None:
     """Make the bridge, which the API server binds to, and set what the kernel needs, keeping what was there before."""
-    if owner() is None:
-        console.output(["ip", "link", "add", BRIDGE, "alias", str(settings.state), "type", "bridge"])
+    if not (_SYS_NET / BRIDGE).exists():
+        console.output(["ip", "link", "add", BRIDGE, "type", "bridge"])
     prefix = SUBNET.rpartition("/")[2]
     console.output(["ip", "address", "replace", f"{GATEWAY}/{prefix}", "dev", BRIDGE])
     console.output(["ip", "link", "set", BRIDGE, "up"])
     if not (_PROC_SYS / "net/bridge").exists():
         console.output(["modprobe", "br_netfilter"])
-    kept = _kept(settings)
-    if not kept.exists():
-        unfinished = kept.with_suffix(".unfinished")
+    if not _KEPT.exists():
+        unfinished = _KEPT.with_suffix(".unfinished")
         unfinished.write_text(json.dumps({name: (_PROC_SYS / name).read_text().strip() for name in _SYSCTLS}))
-        unfinished.rename(kept)
+        unfinished.rename(_KEPT)
     for name, value in _SYSCTLS.items():
         if value is not None:
             (_PROC_SYS / name).write_text(value)
 
 
-def remove(settings: Settings) -> None:
-    """Put the kernel's settings back and remove kube-proxy's tables and, last, the bridge."""
-    if _kept(settings).exists():
-        for name, value in json.loads(_kept(settings).read_text()).items():
+def remove() -> None:
+    """Put the kernel's settings back and remove kube-proxy's tables and the bridge."""
+    if _KEPT.exists():
+        for name, value in json.loads(_KEPT.read_text()).items():
             if (_PROC_SYS / name).read_text().strip() != value:
                 (_PROC_SYS / name).write_text(value)
     for family in ("ip", "ip6"):
@@ -80,7 +74,3 @@ def overlapping_routes() -> list[str]:
             if route.get("dev") != BRIDGE and any(network.overlaps(own) for own in ours):
                 found.append(f"{network} dev {route.get('dev')}")
     return found
-
-
-def _kept(settings: Settings) -> Path:
-    return settings.state / "sysctls.json"

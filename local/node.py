@@ -14,8 +14,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from local import api, binaries, cgroups, console, mounts, network, oci, processes
-from local.settings import BRIDGE, GATEWAY, NODE, SUBNET
+from local import api, binaries, cgroups, claim, console, mounts, network, oci, processes
+from local.settings import BRIDGE, GATEWAY, NODE, NODE_SOCKETS, SUBNET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,8 @@ _DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
 
 def prepare(settings: Settings) -> None:
     """Make what must exist before the API server starts: it listens on the bridge."""
-    network.prepare(settings)
+    claim.take(settings.state)
+    network.prepare()
     cgroups.prepare()
 
 
@@ -62,16 +63,18 @@ def start(settings: Settings) -> None:
     wait("kubelet", lambda: _is_ready(server.get(f"/api/v1/nodes/{NODE}")))
 
 
-def remove(settings: Settings) -> None:
-    """Remove all traces of a node whose processes, pods aside, have been killed."""
+def remove(state: Path) -> None:
+    """Remove all traces of a cluster's node after its processes have been killed, pods aside; none of another's."""
+    if claim.owner() != state:
+        return
     cgroups.remove()
-    for address in settings.sockets.rglob("address"):  # each shim wrote where it listened
+    for address in NODE_SOCKETS.rglob("address"):  # each shim wrote where it listened
         _unlink(_SHIM_SOCKETS / Path(address.read_text()).name)
-    for folder in (settings.state, settings.sockets):
+    for folder in (state, NODE_SOCKETS):
         mounts.unmount_below(folder)
     _remove_cni_results()
     for link in _entries(_LOG_LINKS):
-        if link.is_symlink() and link.readlink().is_relative_to(settings.state):
+        if link.is_symlink() and link.readlink().is_relative_to(state):
             _unlink(link)
     for leftover in _entries(_DEVICE_PLUGINS):
         _unlink(leftover)
@@ -81,7 +84,8 @@ def remove(settings: Settings) -> None:
     ):
         with contextlib.suppress(OSError):
             folder.rmdir()  # only if nobody else has something in it
-    network.remove(settings)
+    network.remove()
+    claim.give_back()
 
 
 def ctr(settings: Settings, *arguments: str) -> str:

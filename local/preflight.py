@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from local import cache, console, network, processes, settings
+from local import cache, claim, console, network, processes, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,16 +109,14 @@ def _for_a_node(chosen: Settings) -> Iterator[str]:
     for name in ("overlay", "cgroup"):
         if name not in filesystems and subprocess.run(["modprobe", name], capture_output=True, check=False).returncode:
             yield f"the kernel has no {name} file system"
-    if not shutil.which("ip"):
-        return  # it comes with the packages; nothing can have been made without it
-    owner = network.owner()
-    if owner == str(chosen.state):
+    owner = claim.owner()
+    if owner == chosen.state:
         return
     if owner is not None:
-        yield f"another cluster has the node of this machine: python3 -m local down --state {owner}"
+        yield claim.refusal()
     elif shutil.which("nft") and network.has_proxy_tables():
         yield "another Kubernetes runs on this machine (nft table 'kube-proxy'): its Services and ours would mix"
-    for route in network.overlapping_routes():
+    for route in network.overlapping_routes() if shutil.which("ip") else ():
         yield f"the network of pods or Services ({settings.SUBNET}, {settings.SERVICES}) is taken by route {route}"
 
 

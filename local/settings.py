@@ -15,6 +15,7 @@ SUBNET = "10.244.77.0/24"
 GATEWAY = "10.244.77.1"
 SERVICES = "10.96.0.0/16"
 NODE = "local"
+NODE_SOCKETS = Path("/run/specop")
 
 _PORTS = range(20000, 32000)  # below the ports that the kernel hands out to clients
 
@@ -66,7 +67,7 @@ def choose(state: Path, *, node: bool, controllers: str) -> Settings:
         state=state,
         node=node,
         controllers=controllers,
-        sockets=Path(tempfile.mkdtemp(prefix="specop-")),
+        sockets=NODE_SOCKETS if node else Path(tempfile.mkdtemp(prefix="specop-")),
         ports=dict(zip(names, _free_ports(len(names)), strict=True)),
         access_key=f"local{secrets.token_hex(8)}",
         secret_key=secrets.token_urlsafe(30),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from local import env
+from local import cache, env
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def read_only(name: str, namespace: str, folder: Path, size: str = "16Gi") -> li
     A bound volume cannot be pointed at another folder: its name carries the folder's, so a new folder is a new pair
     (delete the claim and the volume before applying it).
     """
-    volume = f"{namespace}-{name}-{folder.parent.name[:8]}-{folder.name[:8]}".lower()
+    volume = f"{namespace}-{name}-{cache.key(str(folder))[:8]}"
     capacity = {"storage": size}
     modes = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
     return [
