@@ -160,7 +160,7 @@ def drafter(
     lineage = {"trainingJob": {"name": job or name, "uid": f"uid-{job or name}"}} if job is not None else {}
     if parent:
         lineage["parent"] = {"name": parent, "uid": f"uid-{parent}"}
-    ready = {"type": "Ready", "status": "True", "reason": "Available"}
+    ready = {"type": "Ready", "status": "True", "reason": "Available", "message": "imported"}
     known = {
         "conditions": [ready],
         "digest": sha(name),
@@ -182,7 +182,7 @@ def drafter(
 
 
 def finished_dataset(name: str = "agent-v1") -> SpeculatorDataset:
-    done = {"type": "Succeeded", "status": "True", "reason": "Completed", "observedGeneration": 1}
+    done = {"type": "Succeeded", "status": "True", "reason": "Completed", "message": "400 rows", "observedGeneration": 1}
     found = dataset_outcome().dataset
     assert found is not None
     return dataset(name, status={"conditions": [done], "result": found.to_json()})
