@@ -127,7 +127,7 @@ class Scraper:
                 ):
                     response.raise_for_status()
                     return read((await response.content.read(_LIMIT_BYTES)).decode())
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError) as error:
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError, LookupError, TypeError) as error:
                 raise PageFailed(type(error).__name__) from error
 
         answers = await asyncio.gather(*(one(pod) for pod in pods), return_exceptions=True)
