@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from local import binaries, cluster, console, env, image, processes
+from local import binaries, cluster, console, env, image, lock, processes
 
 
 def main() -> int:
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
 
     up = commands.add_parser("up", parents=[where], help="bring a cluster up")
     up.add_argument("--control-plane-only", action="store_true", help="no node: needs no root, runs no pods")
-    up.add_argument("--controllers", default=cluster.ALL_CONTROLLERS, help="as of kube-controller-manager (default: all)")
+    up.add_argument("--controllers", default=cluster.ALL_CONTROLLERS, help="which controllers run (default: all)")
     up.add_argument("--detach", action="store_true", help="return when it is up; else Ctrl-C takes it down")
     up.set_defaults(run=_up)
 
@@ -50,8 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("programs", nargs="*", metavar="PROGRAM", help=f"of {', '.join(binaries.NAMES)} (default: all)")
     build.set_defaults(run=_build)
 
-    images = commands.add_parser("image", parents=[where], help="build the images and import them into a cluster's node")
+    images = commands.add_parser("image", parents=[where], help="build the images and give them to a node")
     images.set_defaults(run=_image)
+
+    locks = commands.add_parser("lock", help="resolve requirements/*.lock anew")
+    locks.set_defaults(run=_lock)
 
     environment = commands.add_parser("env", help="make the Python environment if it is missing, and print its folder")
     environment.set_defaults(run=_env)
@@ -98,6 +101,10 @@ def _build(arguments: argparse.Namespace) -> None:
 
 def _image(arguments: argparse.Namespace) -> None:
     image.load(_state(arguments))
+
+
+def _lock(_: argparse.Namespace) -> None:
+    lock.write()
 
 
 def _env(_: argparse.Namespace) -> None:

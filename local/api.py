@@ -9,11 +9,9 @@ import http.client
 import json
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -40,4 +38,3 @@ class ApiServer:
         if response.status != http.client.OK:
             return None
         return json.loads(body) if body.startswith(b"{") else body.decode()
-

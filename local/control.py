@@ -8,19 +8,11 @@ from __future__ import annotations
 
 import http.client
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 from local import api, binaries, console, processes
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from collections.abc import Callable
-
-    from local.settings import Settings
-
-from local.settings import GATEWAY, NODE, SERVICES
-
+from local.settings import GATEWAY, NODE, SERVICES, Settings
 
 
 def start(settings: Settings) -> None:
@@ -62,11 +54,13 @@ def _write_pki(settings: Settings) -> None:
         return
     unfinished = settings.state / "pki.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    addresses = ",".join(["127.0.0.1", "10.96.0.1", GATEWAY])
-    console.output([
-        *(binaries.path("kube") / "kube", "pki", f"--dir={unfinished}", f"--server={settings.apiserver}"),
-        *(f"--address={addresses}", f"--node={NODE}"),
-    ])
+    addresses = f"127.0.0.1,10.96.0.1,{GATEWAY}"
+    console.output(
+        [
+            *(binaries.path("kube") / "kube", "pki", f"--dir={unfinished}", f"--server={settings.apiserver}"),
+            *(f"--address={addresses}", f"--node={NODE}"),
+        ]
+    )
     unfinished.rename(settings.pki)
 
 
@@ -82,7 +76,8 @@ def _apiserver(settings: Settings) -> list[str | Path]:
     # The default reconciler publishes our address for pods; it refuses loopback.
     reach = [f"--advertise-address={settings.address}"] if settings.node else ["--endpoint-reconciler-type=none"]
     return [
-        *(binaries.path("kube") / "kube", "kube-apiserver", *reach),
+        binaries.path("kube") / "kube",
+        *("kube-apiserver", *reach),
         f"--etcd-servers=unix://{settings.sockets / 'etcd'}",
         *(f"--bind-address={settings.address}", f"--secure-port={settings.ports['apiserver']}"),
         *(f"--tls-cert-file={pki}/apiserver.crt", f"--tls-private-key-file={pki}/apiserver.key"),
@@ -99,7 +94,8 @@ def _apiserver(settings: Settings) -> list[str | Path]:
         "--requestheader-extra-headers-prefix=X-Remote-Extra-",
         f"--requestheader-client-ca-file={pki}/front-proxy-ca.crt",
         "--requestheader-allowed-names=front-proxy-client",
-        *(f"--proxy-client-cert-file={pki}/front-proxy-client.crt", f"--proxy-client-key-file={pki}/front-proxy-client.key"),
+        f"--proxy-client-cert-file={pki}/front-proxy-client.crt",
+        f"--proxy-client-key-file={pki}/front-proxy-client.key",
         *("--shutdown-delay-duration=0s", "--profiling=false"),
     ]
 
@@ -107,7 +103,8 @@ def _apiserver(settings: Settings) -> list[str | Path]:
 def _controller_manager(settings: Settings) -> list[str | Path]:
     pki = settings.pki
     return [
-        *(binaries.path("kube") / "kube", "kube-controller-manager", f"--kubeconfig={pki}/controller-manager.kubeconfig"),
+        *(binaries.path("kube") / "kube", "kube-controller-manager"),
+        f"--kubeconfig={pki}/controller-manager.kubeconfig",
         *(f"--service-account-private-key-file={pki}/sa.key", f"--root-ca-file={pki}/ca.crt"),
         *("--use-service-account-credentials", "--leader-elect=false", "--secure-port=0", "--profiling=false"),
         f"--flex-volume-plugin-dir={settings.state}/volume-plugins",  # the default makes a folder under /usr
@@ -125,7 +122,9 @@ def _versitygw(settings: Settings) -> list[str | Path]:
     for path in folders.values():
         path.mkdir(parents=True, exist_ok=True)
     return [
-        *(binaries.path("versitygw") / "versitygw", "--port", f"{settings.address}:{settings.ports['s3']}"),
-        *("--admin-port", f"{settings.address}:{settings.ports['s3-admin']}", "--health", "/health", "--quiet"),
-        *("--iam-dir", folders["users"], "posix", "--versioning-dir", folders["versions"], folders["data"]),
+        binaries.path("versitygw") / "versitygw",
+        *("--port", f"{settings.address}:{settings.ports['s3']}"),
+        *("--admin-port", f"{settings.address}:{settings.ports['s3-admin']}"),
+        *("--health", "/health", "--quiet", "--iam-dir", str(folders["users"])),
+        *("posix", "--versioning-dir", str(folders["versions"]), str(folders["data"])),
     ]

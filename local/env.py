@@ -1,9 +1,9 @@
-"""The Python environment of tests, demo and pods, and the project's own code for pods, each made once and mounted read-only.
+"""The Python environment of tests, demo and pods, and the project's own code for pods: made once, mounted.
 
 It is: `<cache>/env/<key>` with `venv` (this machine's) and `pod` (the same packages, by hard links, with a copy of the
 interpreter), and `<cache>/src/<key>` with the project installed apart, so that a change of it costs seconds.
 It is not: an image: five gigabytes are mounted, not copied. See `volumes`.
-Minds: a pod cannot write bytecode, and reads none that another path's clock has touched: it is compiled here, unchecked.
+Minds: a pod cannot write bytecode: all of it is compiled here, to be read without a look at the source's time.
 """
 
 from __future__ import annotations

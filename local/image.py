@@ -1,7 +1,7 @@
 """The container images, built from `images/` without a registry and imported into the node.
 
-It is: the project's real Dockerfiles, built by buildah on a local stand-in for their public base; each image is an archive
-in the cache under the hash of what it holds.
+It is: the project's real Dockerfiles, built by buildah on a local stand-in for their public base; each image is an
+archive in the cache under the hash of what it holds.
 It is not: how images are published: any builder with a registry builds the same Dockerfiles.
 Minds: builds run in a mount namespace of their own, so that an interrupted one leaves no mounts.
 """
@@ -51,7 +51,8 @@ def _build(name: str, folder: Path, target: Path) -> None:
     base = _base()
     with console.step(f"building {name}"):
         _buildah("pull", "-q", f"oci-archive:{base}")
-        _buildah("bud", "--isolation=chroot", "--layers", "--pull-never", "-f", folder / "Dockerfile", "-t", name, cache.REPOSITORY)
+        build = ("bud", "--isolation=chroot", "--layers", "--pull-never", "-f", folder / "Dockerfile", "-t", name)
+        _buildah(*build, cache.REPOSITORY)
         _buildah("push", "--disable-compression", name, f"oci-archive:{target}/image.tar:{name}")
 
 
@@ -76,7 +77,10 @@ def _build_base(target: Path) -> None:
 
 
 def _buildah(*arguments: str | Path) -> None:
-    storage = ["--root", cache.folder("images/storage"), "--runroot", cache.folder("images/run")]
+    storage: list[str | Path] = [
+        *("--root", str(cache.folder("images/storage"))),
+        *("--runroot", str(cache.folder("images/run"))),
+    ]
     configuration = cache.folder("images/etc") / "containers.conf"  # else a lock file appears under /etc/cni
     configuration.write_text(f'[network]\nnetwork_config_dir = "{configuration.parent}"\n')
     environment = {

@@ -10,13 +10,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from local import console
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _UNUSED = shutil.ignore_patterns(
@@ -35,7 +32,7 @@ def binary() -> Path:
 
 
 def copy(target: Path) -> None:
-    """Write `bin/pythonX.Y` and `lib/pythonX.Y` below a folder, with `lib` also holding the interpreter's own library."""
+    """Write `bin/pythonX.Y` and `lib/pythonX.Y` below a folder, `lib` with the interpreter's own library too."""
     (target / "bin").mkdir(parents=True)
     shutil.copy2(binary(), target / "bin" / VERSION)
     for name in ("python3", "python"):

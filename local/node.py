@@ -11,16 +11,12 @@ import contextlib
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from local import api, binaries, cgroups, claim, console, mounts, network, oci, processes
-from local.settings import BRIDGE, GATEWAY, NODE, NODE_SOCKETS, SUBNET
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from local.settings import Settings
+from local.settings import BRIDGE, GATEWAY, NODE, NODE_SOCKETS, SUBNET, Settings
 
 PAUSE_IMAGE = "docker.io/specop/pause:dev"
 _NETWORK = "specop"
@@ -98,7 +94,7 @@ def _socket(settings: Settings) -> Path:
 
 
 def _ctr_works(settings: Settings) -> bool:
-    command = ["ctr", "--address", _socket(settings), "--connect-timeout", "1s", "plugins", "ls"]
+    command = ["ctr", "--address", str(_socket(settings)), "--connect-timeout", "1s", "plugins", "ls"]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
     rows = [line.split() for line in shown.stdout.splitlines()]
     return any(row[:2] == ["io.containerd.grpc.v1", "cri"] and row[-1] == "ok" for row in rows)
@@ -110,7 +106,7 @@ def _is_ready(node: Any) -> bool:
 
 
 def _remove_cni_results() -> None:
-    """Remove what the CNI library remembers of our pods; the loopback network's results carry their ids, not our name."""
+    """Remove what the CNI library remembers of our pods; the loopback network's results carry only their ids."""
     ours = {result.name.split("-")[1] for result in _entries(_CNI_RESULTS) if result.name.startswith(f"{_NETWORK}-")}
     for result in _entries(_CNI_RESULTS):
         if ours.intersection(result.name.split("-")):
@@ -127,7 +123,8 @@ def _unlink(path: Path) -> None:
 
 
 def _scheduler(settings: Settings) -> list[str]:
-    return [f"--kubeconfig={settings.pki}/scheduler.kubeconfig", "--leader-elect=false", "--secure-port=0", "--profiling=false"]
+    kubeconfig = f"--kubeconfig={settings.pki}/scheduler.kubeconfig"
+    return [kubeconfig, "--leader-elect=false", "--secure-port=0", "--profiling=false"]
 
 
 def _proxy(settings: Settings) -> list[str]:
@@ -137,7 +134,8 @@ def _proxy(settings: Settings) -> list[str]:
         f"--healthz-bind-address=127.0.0.1:{settings.ports['proxy-health']}",
         f"--metrics-bind-address=127.0.0.1:{settings.ports['proxy-metrics']}",
         # leave the machine's connection tracking as it is
-        *("--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s"),
+        *("--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0s"),
+        "--conntrack-tcp-timeout-close-wait=0s",
     ]
 
 
@@ -159,7 +157,7 @@ def _write_configuration(settings: Settings) -> Path:
 
 
 def _containerd(settings: Settings, folder: Path) -> str:
-    """Return containerd's configuration; network namespaces and runc's state lie in our folder, so unmounting ends them."""
+    """Return containerd's configuration; network namespaces lie in our folder: unmounting ends them."""
     skipped = ["aufs", "btrfs", "devmapper", "zfs"]
     return f"""version = 2
 root = "{settings.state}/containerd"

@@ -5,22 +5,17 @@ Debian packages that are missing are installed, and named, where this is root's 
 
 from __future__ import annotations
 
-import glob
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from local import cache, claim, console, network, processes, settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from local.settings import Settings
+from local.settings import Settings
 
 NODE_PACKAGES = {  # Debian package -> a program of it, or a pattern of a file
     "containerd": "containerd",
@@ -54,7 +49,8 @@ def check(chosen: Settings) -> None:
     """Raise with all that is missing, one line each; install the packages that root may install."""
     problems = [*_everywhere(chosen), *(_for_a_node(chosen) if chosen.node else ())]
     if problems:
-        raise console.LocalError("\n".join(["this machine cannot run the cluster yet:", *(f"  - {p}" for p in problems)]))
+        lines = [f"  - {problem}" for problem in problems]
+        raise console.LocalError("\n".join(["this machine cannot run the cluster yet:", *lines]))
     if chosen.node:
         install(NODE_PACKAGES)
 
@@ -77,7 +73,9 @@ def install(packages: dict[str, str]) -> None:
 
 
 def _has(program: str) -> bool:
-    return bool(glob.glob(program)) if program.startswith("/") else shutil.which(program) is not None
+    if program.startswith("/"):
+        return any(Path("/").glob(program.removeprefix("/")))
+    return shutil.which(program) is not None
 
 
 def _everywhere(chosen: Settings) -> Iterator[str]:

@@ -14,14 +14,11 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from local import console
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
 
 _OWNER = "SPECOP_LOCAL_STATE"
 _PART = "SPECOP_LOCAL_PART"

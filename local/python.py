@@ -23,7 +23,6 @@ def uv() -> Path:
 def _install_uv(target: Path) -> None:
     log = cache.folder("logs") / "uv.log"
     with console.step(f"installing {UV}"):
-        # --without-pip and the host's pip would need Debian's python3-pip; a venv needs python3-venv, which preflight names.
         console.run([sys.executable, "-m", "venv", target], log)
         console.run([target / "bin/python", "-m", "pip", "install", "-q", UV], log, env=environment())
 
@@ -32,9 +31,10 @@ def wheel(requirement: str) -> Path:
     """Return a folder that holds the unpacked wheel of a pinned requirement, without its dependencies."""
 
     def install(target: Path) -> None:
-        command = [uv(), "pip", "install", "--no-deps", "--python", sys.executable, "--target", target, requirement]
+        where = ["--python", sys.executable, "--target", str(target)]
         with console.step(f"installing {requirement}"):
-            console.run(command, cache.folder("logs") / "wheel.log", env=environment())
+            log = cache.folder("logs") / "wheel.log"
+            console.run([uv(), "pip", "install", "--no-deps", *where, requirement], log, env=environment())
 
     return cache.entry("bin", requirement.replace("==", "-"), install)
 

@@ -20,10 +20,6 @@ _LIBRARIES = (
 )
 _PROGRAMS = ("lscpu", "getconf")  # vLLM reads the machine's topology with the first
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-_APPLETS = (
-    *("awk", "cat", "chmod", "cp", "cut", "df", "du", "env", "find", "grep", "head", "hostname", "id", "kill", "ln", "ls"),
-    *("mkdir", "mv", "ps", "rm", "sed", "sh", "sleep", "sort", "tail", "tar", "test", "touch", "tr", "true", "wc", "wget"),
-)
 
 
 def write(root: Path) -> None:
@@ -55,9 +51,11 @@ def write(root: Path) -> None:
 
 
 def _add_shell(root: Path) -> None:
-    shutil.copy(shutil.which("busybox") or "busybox", root / "bin/busybox")
-    for applet in _APPLETS:
-        (root / "bin" / applet).symlink_to("busybox")
+    busybox = shutil.which("busybox") or "busybox"
+    shutil.copy(busybox, root / "bin/busybox")
+    for applet in console.output([busybox, "--list"]).split():
+        if applet != "busybox":
+            (root / "bin" / applet).symlink_to("busybox")
 
 
 def _copy_to_same_place(source: Path, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a cluster was asked to be: chosen once, kept in its state folder, used by every later start of the same cluster."""
+"""What a cluster was asked to be: chosen once, kept in its state folder, used by every later start."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Settings:
 
 
 def choose(state: Path, *, node: bool, controllers: str) -> Settings:
-    """Return new settings: free ports, a short folder for sockets (their paths are limited to 107 bytes), random keys."""
-    names = ("apiserver", "s3", "s3-admin", "kubelet", "kubelet-health", "proxy-health", "proxy-metrics", "scheduler")
+    """Return new settings: free ports, random keys, a short folder for sockets (paths are limited to 107 bytes)."""
+    names = ("apiserver", "s3", "s3-admin", "kubelet", "proxy-health", "proxy-metrics")
     return Settings(
         state=state,
         node=node,
@@ -88,7 +88,7 @@ def is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("0.0.0.0", port))  # noqa: S104 - only asks, never listens
+            probe.bind(("0.0.0.0", port))  # only asks, never listens
         except OSError:
             return False
     return True

@@ -1,16 +1,14 @@
-"""Manifests of read-only volumes that pods of a `restricted` namespace may mount; a hostPath in the pod itself they may not.
+"""Manifests of read-only volumes that pods of a `restricted` namespace may mount, as they may not name a hostPath.
 
 It is: pure: dicts in, dicts out; whoever calls applies them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from local import cache, env
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ENV_CLAIM = "specop-env"
 SRC_CLAIM = "specop-src"
