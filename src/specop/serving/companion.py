@@ -52,7 +52,7 @@ class Settings:
     buffer_bytes: int = field(default_factory=lambda: int(os.environ.get("SPECOP_CAPTURE_BUFFER_BYTES", "1073741824")))
     """Captures kept on disk while storage is gone; the volume must be larger."""
     pod: str = field(default_factory=socket.gethostname)
-    port: int = PORT
+    port: int = field(default_factory=lambda: int(os.environ.get("SPECOP_COMPANION_PORT", str(PORT))))
     ship_seconds: float = 5.0
     final_seconds: float = 20.0
     """At the end, storage has this long to take what is left."""
