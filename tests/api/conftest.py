@@ -40,6 +40,9 @@ class Api:
     def get(self, path: str, accept: str = "application/json") -> dict[str, Any]:
         return self._send("GET", path, {}, None, accept)
 
+    def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return self._send("PUT", path, {}, body)
+
     def delete(self, manifest: dict[str, Any]) -> None:
         self._send("DELETE", f"{self._path(manifest)}/{manifest['metadata']['name']}", {}, None)
 

@@ -91,7 +91,7 @@ spec:
     loss: [{{name: LKHybrid, weight: "1"}}, {{name: CE, weight: "0.5"}}]
     lkEta: "3"
     stepDecay: "0.8"
-    learningRate: 1e-3
+    learningRate: "1e-3"
     scheduler: Cosine
     warmupPercent: 4
     weightDecay: "0"
@@ -129,7 +129,7 @@ spec:
   servedName: org/base-8b
   engine:
     version: v0.32.0
-    args: [--max-num-seqs, "64", --enable-auto-tool-choice, --tool-call-parser=hermes, --model-impl=vllm, --tokenizer-mode=auto]
+    args: [--max-num-seqs, "64", --tool-call-parser=hermes, --model-impl=vllm, --tokenizer-mode=auto]
     tensorParallel: 2
     dtype: BFloat16
     maxModelLength: 8192

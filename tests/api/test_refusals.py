@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from specop.api.crdgen import crd
 from specop.api.kinds import KINDS
 from tests.api.conftest import Api, Refused
 from tests.api.manifests import DIGEST, REMOVED, edited, full, loop
@@ -242,6 +243,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         {f"{POD}.env": [{"name": "HOME", "value": "/root"}]},
         "HOME and TMPDIR lie on the pod's scratch volume",
     ),
+    "module path": (ENDPOINT, {f"{POD}.env": [{"name": "PYTHONPATH"}]}, "PYTHONPATH is set by specop"),
     "variable name": (JOB, {f"{POD}.env": [{"name": "MY-VAR"}]}, "must be the name of an environment variable"),
     "variable twice": (PRESET, {f"{POD}.env": [{"name": "A"}, {"name": "A"}]}, "Duplicate value"),
     "our labels": (
@@ -348,8 +350,6 @@ def _immutable_cases() -> list[tuple[str, str, Any]]:
 
 
 def test_immutability_is_tested_for_every_immutable_field() -> None:
-    from specop.api.crdgen import crd
-
     marked = {
         (kind.model.KIND, rule["fieldPath"].lstrip("."))
         for kind in KINDS

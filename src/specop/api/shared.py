@@ -124,6 +124,7 @@ class EnvVar(Model):
             ".name",
         ),
         Cel("!(self.name in ['HOME', 'TMPDIR'])", "HOME and TMPDIR lie on the pod's scratch volume", ".name"),
+        Cel("self.name != 'PYTHONPATH'", "PYTHONPATH is set by specop: add modules to the image", ".name"),
     )
 
     name: Annotated[
