@@ -37,7 +37,9 @@ class ControlPlane:
         """The object storage."""
         return self.up.s3
 
-    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def kubectl(
+        self, *arguments: str, stdin: str | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """Run kubectl as administrator."""
         return subprocess.run(
             [self.up.programs["kubectl"], f"--kubeconfig={self.kubeconfig}", *arguments],

@@ -85,7 +85,7 @@ def test_a_page_without_our_series_is_empty(page: str) -> None:
     assert parse(page) == {}
 
 
-@pytest.mark.parametrize("line", ["vllm:generation_tokens_total{ nonsense", "vllm:generation_tokens_total{a=\"b\"} many"])
+@pytest.mark.parametrize("line", ["vllm:generation_tokens_total{ nonsense", 'vllm:generation_tokens_total{a="b"} many'])
 def test_nonsense_is_an_error_that_the_reader_expects(line: str) -> None:
     with pytest.raises((ValueError, IndexError)):
         parse(line + "\n")

@@ -115,6 +115,8 @@ class FakeKube:
         key, body = key_of(body), copy.deepcopy(body)
         version = self._next()
         body["metadata"] |= {"uid": next(self._uids), "generation": 1, "creationTimestamp": _time(version)}
+        if key.kind == "Deployment":
+            body["spec"].setdefault("replicas", 1)
         if kind_named(key.kind).ours:
             body["status"] = {"observedGeneration": -1}
         return self._emit("ADDED", key, body, version)

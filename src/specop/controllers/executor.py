@@ -104,7 +104,7 @@ class Executor:
         if manager != _OWN:
             return covers(known, body)
         metadata = known["metadata"]
-        if metadata.get("annotations", {}).get(ANNOTATION_HASH) != body["metadata"]["annotations"][ANNOTATION_HASH]:
+        if not covers(metadata, {name: body["metadata"].get(name, {}) for name in ("annotations", "labels")}):
             return False
         return self._generations.get(metadata["uid"], _generation(known)) == _generation(known)
 
