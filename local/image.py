@@ -32,13 +32,13 @@ def archive(name: str) -> Path:
     return cache.entry("images", f"{folder.name}-{key}", lambda target: _build(name, folder, target)) / "image.tar"
 
 
-def load(state: Path) -> None:
-    """Bring the images of a cluster's node up to date."""
+def load(state: Path, *names: str) -> None:
+    """Bring images of a cluster's node up to date: these, or all."""
     chosen = settings.load(state.absolute())
     if chosen is None or not chosen.node:
         message = f"no cluster with a node at {state}"
         raise console.LocalError(message)
-    for name in _INPUTS:
+    for name in names or _INPUTS:
         found = archive(name)
         imported = chosen.state / "node" / f"{found.parent.name}.imported"
         if not imported.exists():

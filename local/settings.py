@@ -67,7 +67,7 @@ def choose(state: Path, *, node: bool, controllers: str) -> Settings:
         state=state,
         node=node,
         controllers=controllers,
-        sockets=NODE_SOCKETS if node else Path(tempfile.mkdtemp(prefix="specop-")),
+        sockets=NODE_SOCKETS if node else Path(tempfile.gettempdir()) / f"specop-{secrets.token_hex(8)}",
         ports=dict(zip(names, _free_ports(len(names)), strict=True)),
         access_key=f"local{secrets.token_hex(8)}",
         secret_key=secrets.token_urlsafe(30),
