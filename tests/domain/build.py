@@ -126,7 +126,9 @@ def approve(name: str, **more: Any) -> Json:
     return {"digest": sha(name), "by": "ada@example.com", **more}
 
 
-def dataset(name: str = "agent-v1", *, status: Json | None = None, generation: int = 1, **spec: Any) -> SpeculatorDataset:
+def dataset(
+    name: str = "agent-v1", *, status: Json | None = None, generation: int = 1, **spec: Any
+) -> SpeculatorDataset:
     log = {"endpointRef": {"name": "agent"}, "lastSeconds": 3600, "minRequests": 200}
     sources = [
         {"name": "logs", "weight": 3, "requestLog": log},
@@ -182,7 +184,13 @@ def drafter(
 
 
 def finished_dataset(name: str = "agent-v1") -> SpeculatorDataset:
-    done = {"type": "Succeeded", "status": "True", "reason": "Completed", "message": "400 rows", "observedGeneration": 1}
+    done = {
+        "type": "Succeeded",
+        "status": "True",
+        "reason": "Completed",
+        "message": "400 rows",
+        "observedGeneration": 1,
+    }
     found = dataset_outcome().dataset
     assert found is not None
     return dataset(name, status={"conditions": [done], "result": found.to_json()})

@@ -19,7 +19,9 @@ def agent(requests: int = 250, until: str | None = "2026-01-01T02:00:00Z", **spe
     return build.endpoint(status={"capture": capture}, **spec)
 
 
-def observed(obj: SpeculatorDataset, *endpoints: DraftedEndpoint, output: str | None = "s3://out/here") -> DatasetObserved:
+def observed(
+    obj: SpeculatorDataset, *endpoints: DraftedEndpoint, output: str | None = "s3://out/here"
+) -> DatasetObserved:
     return DatasetObserved(
         obj, build.runtimes(output=output), endpoints={item.metadata.name: item for item in endpoints}
     )
@@ -40,9 +42,7 @@ WAITS = [
         observed(build.dataset(), agent(), output=None), "NoOutputStorage", True, "spec.storage.output", id="no output"
     ),
     pytest.param(
-        observed(
-            build.dataset(sources=[{"name": "a", "objects": {"uri": "s3://a/b.jsonl"}, "storage": OWN_SECRET}])
-        ),
+        observed(build.dataset(sources=[{"name": "a", "objects": {"uri": "s3://a/b.jsonl"}, "storage": OWN_SECRET}])),
         "InvalidSpec",
         True,
         "one Secret",
@@ -110,9 +110,7 @@ def test_windows_become_absolute_before_the_job(log: Json, since: str, until: st
     assert plan.status["resolved"] == {
         "output": "s3://out/here",
         "image": "specop/data:1",
-        "windows": [
-            {"source": "logs", "since": since, "until": until, "prefix": "s3://team-a/captured/team-a/agent"}
-        ],
+        "windows": [{"source": "logs", "since": since, "until": until, "prefix": "s3://team-a/captured/team-a/agent"}],
     }
 
 
@@ -216,7 +214,9 @@ KILLED = {"state": {"terminated": {"reason": "OOMKilled"}}}
         pytest.param([GAVE_UP], [pod("Failed", **KILLED)], ("False", "OutOfMemory"), id="out of memory"),
     ],
 )
-def test_what_a_job_without_a_word_means(job_conditions: list[Json], pods: list[Json], expected: tuple[str, str]) -> None:
+def test_what_a_job_without_a_word_means(
+    job_conditions: list[Json], pods: list[Json], expected: tuple[str, str]
+) -> None:
     job = {
         "metadata": {"name": "agent-v1-dataset", "uid": "job-1", "annotations": {"specop.dev/generation": "1"}},
         "status": {"conditions": job_conditions},

@@ -54,13 +54,21 @@ YES = approve("agent-v1")
             id="expired this second",
         ),
         pytest.param(
-            judge(approve("agent-v1", expiresAt="soon")), "AwaitingApproval", "ApprovalExpired", "expired", id="unreadable"
+            judge(approve("agent-v1", expiresAt="soon")),
+            "AwaitingApproval",
+            "ApprovalExpired",
+            "expired",
+            id="unreadable",
         ),
         pytest.param(
             judge(approve("typo")), "AwaitingApproval", "UnknownDigestApproved", sha("typo")[7:19], id="unknown digest"
         ),
         pytest.param(
-            judge(approve("agent-v0"), known=("agent-v0",)), "AwaitingApproval", "AwaitingApproval", "add", id="another's"
+            judge(approve("agent-v0"), known=("agent-v0",)),
+            "AwaitingApproval",
+            "AwaitingApproval",
+            "add",
+            id="another's",
         ),
         pytest.param(judge(YES, failed=FAILED), "Failed", "DrafterFailed", "exit code 1", id="failed"),
     ],

@@ -62,6 +62,11 @@ class World:
         change(body["spec"])
         body["metadata"]["generation"] += 1
 
+    def remove(self, kind: str, name: str) -> None:
+        body = self.objects.pop((kind, name), None)
+        if body is not None:
+            self._drop_orphans(body["metadata"]["uid"])
+
     def get(self, kind: str, name: str) -> Any:
         body = self.objects.get((kind, name))
         return KINDS[kind].model_validate(body) if body else None

@@ -41,7 +41,7 @@ class ArmView:
     any_ready: int
     """Ready pods, old ones too."""
     pods: int
-    """Pods that exist, also after the Deployment has gone."""
+    """Pods of the Deployment, ready or not; those on their way out no longer count."""
     trouble: Trouble | None
 
 
@@ -69,7 +69,6 @@ def images(obj: DraftedEndpoint, runtimes: Runtimes, children: Children) -> Imag
 def look(obj: DraftedEndpoint, arm: ArmSpec, children: Children) -> ArmView:
     """See how an arm is."""
     live = next((item for item in children.deployments if arm_of(item) == arm.name), None)
-    pods = pods_of(children, arm.name)
     current = live is not None and _inputs_of(live) == inputs(obj, arm)
     status = (live or {}).get("status") or {}
     any_ready = status.get("readyReplicas", 0)
@@ -81,8 +80,8 @@ def look(obj: DraftedEndpoint, arm: ArmSpec, children: Children) -> ArmView:
         current=current,
         ready=max(0, any_ready - old) if current and seen else 0,
         any_ready=any_ready,
-        pods=max(len(pods), status.get("replicas", 0)),
-        trouble=trouble(pods),
+        pods=status.get("replicas", 0),
+        trouble=trouble(pods_of(children, arm.name)),
     )
 
 
