@@ -443,3 +443,24 @@ def test_events_tell_the_story_once() -> None:
         ("Normal", "RollingOut"),
         ("Normal", "ServingDrafter"),
     ]
+
+
+def test_pods_of_the_attempt_before_are_not_held_against_the_next() -> None:
+    world = world_with("agent-v1")
+    world.arms[V1] = "crash"
+    world.settle()
+    set_approvals(world, approve("agent-v1", attempt=2))
+    world.reconcile("DraftedEndpoint", "agent")
+    world.seconds += 60
+    deployment = world.objects["Deployment", f"agent-{V1}"]
+    late = {**deployment["metadata"], "creationTimestamp": "2025-12-31T00:00:00Z"}
+    crashed: Json = {"name": "engine", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restartCount": 9}
+    world.objects["Pod", "late"] = {
+        "kind": "Pod",
+        "metadata": {**late, "name": "late"},
+        "status": {"containerStatuses": [crashed]},
+    }
+    world.reconcile("DraftedEndpoint", "agent")
+    candidate = agent(world).status.drafter.candidate
+    assert candidate is not None
+    assert (candidate.state, candidate.attempt) == ("RollingOut", 2)

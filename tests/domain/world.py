@@ -244,4 +244,5 @@ def _pod(deployment: Json, index: int, behaviour: str, now: datetime) -> Json:
         status["initContainerStatuses"] = [{"name": "fetch", "state": ended, "restartCount": 0}]
     owner = {"kind": "Deployment", "uid": meta["uid"]}
     metadata = {**copy.deepcopy(template["metadata"]), "name": f"{meta['name']}-{index}", "ownerReferences": [owner]}
+    metadata["creationTimestamp"] = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {"kind": "Pod", "metadata": metadata, "status": status}

@@ -18,6 +18,14 @@ from specop.manifests.job import dataset_job, inspect_drafter_job, inspect_targe
 from specop.manifests.serving import ArmSpec, default_images, deployment, scale, service
 from tests.domain import build
 
+
+class Plain(yaml.SafeDumper):
+    """Writes what is shared in memory as often as it is used."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
 GOLDEN = Path(__file__).parent.parent / "golden"
 RUNTIMES = build.runtimes()
 TEMPLATE = {
@@ -85,7 +93,7 @@ def test_golden(name: str) -> None:
     path = GOLDEN / f"{name}.yaml"
     body = CASES[name]()
     if os.environ.get("SPECOP_GOLDEN") == "update":
-        path.write_text(yaml.safe_dump(body, sort_keys=True, width=120))
+        path.write_text(yaml.dump(body, Dumper=Plain, sort_keys=True, width=120))
     assert yaml.safe_load(path.read_text()) == body
 
 

@@ -17,7 +17,7 @@ from specop.domain.gate import Gate, Refusal, refuse
 from specop.domain.lineage import Offer, follow, is_object_of, offers, serving_offer
 from specop.domain.observed import EndpointObserved
 from specop.domain.pods import Trouble, first_scheduled, trouble
-from specop.domain.rollout import arm_of, pods_of
+from specop.domain.rollout import live_arm, pods_of
 from specop.manifests.serving import arm_name
 
 MAX_FAILED = 32
@@ -137,8 +137,9 @@ def _fatal(observed: EndpointObserved, digest: str) -> Trouble | None:
 
 
 def _ready_pods(observed: EndpointObserved, digest: str) -> int:
-    found = (item for item in observed.children.deployments if arm_of(item) == arm_name(digest))
-    return sum((item.get("status") or {}).get("readyReplicas", 0) for item in found)
+    live = live_arm(observed.children, arm_name(digest)) or {}
+    ready: int = (live.get("status") or {}).get("readyReplicas", 0)
+    return ready
 
 
 def _failed(

@@ -68,7 +68,7 @@ def images(obj: DraftedEndpoint, runtimes: Runtimes, children: Children) -> Imag
 
 def look(obj: DraftedEndpoint, arm: ArmSpec, children: Children) -> ArmView:
     """See how an arm is."""
-    live = next((item for item in children.deployments if arm_of(item) == arm.name), None)
+    live = live_arm(children, arm.name)
     current = live is not None and _inputs_of(live) == inputs(obj, arm)
     status = (live or {}).get("status") or {}
     any_ready = status.get("readyReplicas", 0)
@@ -92,8 +92,18 @@ def arm_of(body: Json) -> str | None:
 
 
 def pods_of(children: Children, arm: str) -> list[Json]:
-    """Pods of an arm."""
-    return [pod for pod in children.pods if arm_of(pod) == arm]
+    """Pods of an arm's Deployment, without those of an earlier namesake that a cache may still hold."""
+    live = live_arm(children, arm)
+    if live is None:
+        return []
+    since = live["metadata"].get("creationTimestamp", "")
+    pods = [pod for pod in children.pods if arm_of(pod) == arm]
+    return [pod for pod in pods if pod["metadata"].get("creationTimestamp", since) >= since]
+
+
+def live_arm(children: Children, arm: str) -> Json | None:
+    """Deployment of an arm."""
+    return next((item for item in children.deployments if arm_of(item) == arm), None)
 
 
 @dataclass(frozen=True, slots=True)
