@@ -175,13 +175,12 @@ def _with_job(observed: TrainingObserved, view: jobs.JobView, now: datetime) -> 
         verdict = Verdict("Unknown", reasons.PENDING, "its Job is made again", reconciling=True)
         return conclude(obj, now, verdict, status, deletes=(jobs.delete(view.job),))
     if view.state == "failed":
-        ended = status.model_copy(update={})
-        return conclude(obj, now, stalled(view.reason, view.message, "False"), ended)
+        return conclude(obj, now, stalled(view.reason, view.message, "False"), status)
     if view.state == "succeeded":
         facts = view.outcome.training if view.outcome else None
         if facts is None:
             verdict = stalled(reasons.JOB_FAILED, "its Job gave a result of another kind: check its image", "False")
-            return conclude(obj, now, verdict, status.model_copy(update={}))
+            return conclude(obj, now, verdict, status)
         return _record(observed, _with_facts(observed, status, facts), now)
     status = status.model_copy(update={"progress": observed.progress or status.progress})
     after = jobs.LOOK_AGAIN_SECONDS if view.state == "ending" else None
