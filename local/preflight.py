@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,7 @@ IMAGE_PACKAGES = {
 PYTHON_PACKAGES = {"python3-venv": f"{Path(os.__file__).parent}/ensurepip/__init__.py"}
 
 _GIB = 1 << 30
+_PORT_SECONDS = 2
 _PORT_OWNERS = {
     "apiserver": "kube-apiserver",
     "s3": "versitygw",
@@ -95,7 +97,7 @@ def _everywhere(chosen: Settings) -> Iterator[str]:
         yield f"{need} GiB of memory are needed, {available / _GIB:.1f} are available"
     running = processes.parts(chosen.state)
     for name, owner in _PORT_OWNERS.items():
-        if owner not in running and not settings.is_free(chosen.ports[name]):
+        if owner not in running and not _becomes_free(chosen.ports[name]):
             yield f"port {chosen.ports[name]}, which {owner} of this cluster had, is in use by another process"
 
 
@@ -116,6 +118,16 @@ def _for_a_node(chosen: Settings) -> Iterator[str]:
         yield "another Kubernetes runs on this machine (nft table 'kube-proxy'): its Services and ours would mix"
     for route in network.overlapping_routes() if shutil.which("ip") else ():
         yield f"the network of pods or Services ({settings.SUBNET}, {settings.SERVICES}) is taken by route {route}"
+
+
+def _becomes_free(port: int) -> bool:
+    """Return whether a port is free; a process that was just killed may hold it for a moment."""
+    deadline = time.monotonic() + _PORT_SECONDS
+    while not settings.is_free(port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _keeps_attributes(path: Path) -> bool:

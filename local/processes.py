@@ -67,8 +67,8 @@ def running(state: Path) -> list[Process]:
 
 
 def parts(state: Path) -> set[str]:
-    """Return the names of the parts that run."""
-    return {process.part for process in running(state)}
+    """Return the names of the parts that run; what they started (a containerd's shims) may run on without them."""
+    return {process.part for process in running(state) if _leads_its_session(process.pid)}
 
 
 def wait(state: Path, part: str, ready: Callable[[], bool]) -> None:
@@ -123,6 +123,13 @@ def _kill(pids: list[int], still_ours: Callable[[int], bool]) -> bool:
         for handle in handles:
             os.close(handle)
     return bool(handles)
+
+
+def _leads_its_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
 
 
 def _listed(listing: Path) -> list[int]:
