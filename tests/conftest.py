@@ -1,4 +1,4 @@
-"""What tests share: one real control plane a run, with the charts installed, and a namespace for every test that asks."""
+"""What tests share: one real control plane a run, with the charts installed, and a namespace for each test."""
 
 import base64
 import itertools
@@ -25,6 +25,8 @@ class ControlPlane:
     """A real API server with the real controllers, without a node; specop's CRDs and chart are installed."""
 
     up: cluster.Cluster
+    settings: str = ""
+    """The operator's settings file, as the chart writes it."""
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
@@ -100,6 +102,7 @@ def install(plane: ControlPlane) -> None:
     chart = plane.helm("template", "specop", str(ROOT / "charts" / "specop"), "-n", SYSTEM, "-f", str(VALUES))
     documents = [body for body in yaml.safe_load_all(chart) if body and body["kind"] != "Deployment"]
     plane.apply(*documents)
+    plane.settings = next(body["data"]["settings.json"] for body in documents if body["kind"] == "ConfigMap")
     plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
 
 

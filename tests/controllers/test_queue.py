@@ -82,10 +82,14 @@ def test_the_earliest_delay_counts(delays: list[float], due: list[float]) -> Non
         for delay in delays:
             queue.add_after("a", delay)
         times = []
-        with pytest.raises(TimeoutError):
+
+        async def worker() -> None:
             while True:
-                queue.done(await asyncio.wait_for(queue.get(), 100))
+                queue.done(await queue.get())
                 times.append(asyncio.get_running_loop().time())
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(worker(), 100)
         return times
 
     assert run(work()) == due

@@ -1,8 +1,8 @@
-"""An API server in memory behind the same port as the real one: for property tests, where thousands of runs are wanted.
+"""An API server in memory behind the same port as the real one: for property tests, with thousands of runs.
 
-It has: resource versions, uids, generations, field ownership of server-side apply (maps by key, lists whole, conditions by
-type), `/status` apart, 404/409 as the real one, owner references with garbage collection, watch events in order, faults on
-request. The contract tests run on it and on the real server; what they do not cover, it does not promise.
+It has: resource versions, uids, generations, field ownership of server-side apply (maps by key, lists whole, conditions
+by type), `/status` apart, 404/409 as the real one, owner references with garbage collection, watch events in order,
+faults on request. The contract tests run on it and on the real server; what they do not cover, it does not promise.
 """
 
 import copy
