@@ -105,15 +105,19 @@ def _refusals(schema: Schema, path: str, shared: Blocks) -> Iterator[tuple[str, 
         if "oldSelf" not in rule["rule"]:
             yield (path + rule.get("fieldPath", "")).lstrip("."), rule["message"]
     for name, member in schema.get("properties", {}).items():
-        if _key(name, member) not in shared:
+        block = shared.get(_key(name, member))
+        if block is None:
             yield from _refusals(member, f"{path}.{name}", shared)
+        else:
+            extra = [rule for rule in _body(member).get(_RULES, []) if rule not in block[_RULES]]
+            yield from _refusals({_RULES: extra}, f"{path}.{name}", shared)
     for key, suffix in (("items", "[]"), ("additionalProperties", "{}")):
         if key in schema:
             yield from _refusals(schema[key], path + suffix, shared)
 
 
 def _shared_blocks(schemas: Iterable[Schema]) -> Blocks:
-    """Blocks that occur at least twice under the same name, in order of appearance; each is entered once."""
+    """Blocks that occur at least twice under the same name, in order of appearance, with the rules of every use."""
     seen: Counter[tuple[str, str]] = Counter()
     blocks: Blocks = {}
 
@@ -121,7 +125,8 @@ def _shared_blocks(schemas: Iterable[Schema]) -> Blocks:
         for name, member in _body(schema).get("properties", {}).items():
             key = _key(name, member)
             seen[key] += 1
-            blocks.setdefault(key, _body(member))
+            block = blocks.setdefault(key, dict(_body(member)))
+            block[_RULES] = [rule for rule in block.get(_RULES, []) if rule in _body(member).get(_RULES, [])]
             if seen[key] == 1:
                 walk(member)
 
