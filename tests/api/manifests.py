@@ -41,6 +41,15 @@ spec:
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
+TARGET_FACTS = {
+    "fingerprint": DIGEST,
+    "tokenizerHash": DIGEST,
+    "chatTemplateHash": DIGEST,
+    "vocabSize": 49152,
+    "hiddenSize": 576,
+    "numLayers": 30,
+}
+
 _POD_TEMPLATE = """
     nodeSelector: {kubernetes.io/arch: amd64, node.kubernetes.io/instance-type: p5.48xlarge}
     tolerations:

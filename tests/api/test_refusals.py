@@ -1,14 +1,15 @@
 """What the real API server accepts, fills in and refuses, with the words that a user reads."""
 
-import copy
 from typing import Any
 
 import pytest
 
-from specop.api.crdgen import crd
+from specop.api.endpoint import EndpointSpec
 from specop.api.kinds import KINDS
+from specop.api.shared import Contract
+from specop.manifests.engine import engine_args
 from tests.api.conftest import Api, Refused
-from tests.api.manifests import DIGEST, REMOVED, edited, full, loop
+from tests.api.manifests import DIGEST, REMOVED, TARGET_FACTS, edited, full, loop
 
 pytestmark = pytest.mark.control_plane
 
@@ -290,6 +291,24 @@ def test_there_are_enough_bad_manifests() -> None:
     assert len(BAD) >= 60
 
 
+def test_flags_that_specop_sets_are_not_for_users(api: Api) -> None:
+    spec = EndpointSpec.model_validate(edited(full()[ENDPOINT], {ARGS: []})["spec"])
+    contract = Contract.model_validate(
+        {
+            "target": TARGET_FACTS,
+            "draftVocabSize": 32000,
+            "auxLayers": [2, 15, 27],
+            "decodingHeads": 3,
+            "trainedLength": 1,
+        }
+    )
+    flags = engine_args(spec, contract)
+    assert len(flags) == 8
+    for flag in flags:
+        with pytest.raises(Refused, match=r"spec\.engine\.args\[0\]"):
+            api.create(edited(full()[ENDPOINT], {ARGS: [flag]}))
+
+
 @pytest.mark.parametrize("kind", loop())
 def test_loop_is_accepted_as_written(api: Api, kind: str) -> None:
     manifest = loop()[kind]
@@ -322,106 +341,6 @@ def test_defaults_that_users_must_see_are_stored(api: Api) -> None:
         JOB: {**job, "preset": "balanced", "suspend": False},
         DATASET: {**dataset, "suspend": False},
     }
-
-
-def _immutable_cases() -> list[tuple[str, str, Any]]:
-    """Kind, field, and another value of the field that is valid by itself."""
-    storage = {"output": "s3://team-b/specop"}
-    target = {"uri": "s3://models/other"}
-    return [
-        (DATASET, "target", target),
-        (DATASET, "sources", [{"name": "a", "objects": AN_OBJECT}]),
-        (DATASET, "holdout", {"percent": 11}),
-        (DATASET, "transform", {"maxLength": 512}),
-        (DATASET, "storage", storage),
-        (JOB, "target", target),
-        (JOB, "datasetRef", {"name": "other"}),
-        (JOB, "preset", "quick"),
-        (JOB, "hyperparameters", {"epochs": 5}),
-        (JOB, "warmStart", {"drafterRef": {"name": "other"}}),
-        (JOB, "storage", storage),
-        (JOB, "backoffLimit", 6),
-        (JOB, "queueName", "other"),
-        (DRAFTER, "target", target),
-        (DRAFTER, "weights", {"uri": "s3://imports/other"}),
-        (DRAFTER, "lineage", {"parent": {"name": "other"}}),
-        (DRAFTER, "storage", storage),
-    ]
-
-
-def test_immutability_is_tested_for_every_immutable_field() -> None:
-    marked = {
-        (kind.model.KIND, rule["fieldPath"].lstrip("."))
-        for kind in KINDS
-        for rule in crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].get(
-            "x-kubernetes-validations", []
-        )
-        if "oldSelf" in rule["rule"]
-    }
-    assert {(kind, field) for kind, field, _ in _immutable_cases()} == marked
-
-
-@pytest.fixture(scope="module")
-def stored(api: Api) -> Any:
-    """A full and a minimal object of every kind that has immutable fields, by kind."""
-    minimal = {
-        DATASET: {"target": {"uri": "s3://models/base"}, "sources": [{"name": "x", "objects": AN_OBJECT}]},
-        JOB: {"target": {"uri": "s3://models/base"}, "datasetRef": {"name": "x"}},
-        DRAFTER: {"target": {"uri": "s3://models/base"}, "weights": {"uri": "s3://imports/eagle3"}},
-    }
-    objects = {
-        kind: (
-            api.create(full()[kind], keep=True),
-            api.create({**full()[kind], "metadata": {"name": "minimal"}, "spec": spec}, keep=True),
-        )
-        for kind, spec in minimal.items()
-    }
-    yield objects
-    for pair in objects.values():
-        for created in pair:
-            api.delete(created)
-
-
-@pytest.mark.parametrize(("kind", "field", "other"), _immutable_cases(), ids=lambda value: str(value)[:20])
-def test_immutable_fields_may_not_be_changed_added_or_removed(
-    api: Api, stored: Any, kind: str, field: str, other: Any
-) -> None:
-    complete, minimal = stored[kind]
-    path = f"spec.{field}"
-    attempts = {"changed": edited(complete, {path: other})}
-    if field not in minimal["spec"]:
-        attempts["removed"] = edited(complete, {path: REMOVED})
-        attempts["added"] = edited(minimal, {path: other})
-    for attempt, manifest in attempts.items():
-        with pytest.raises(Refused) as refusal:
-            api.replace(manifest)
-        assert f"{field} may not be added, changed or removed after creation: make a new {kind}" in str(
-            refusal.value
-        ), attempt
-
-
-def test_a_removed_preset_is_the_default_again_and_so_a_change(api: Api, stored: Any) -> None:
-    with pytest.raises(Refused, match="preset may not be added, changed or removed"):
-        api.replace(edited(stored[JOB][0], {"spec.preset": REMOVED}))
-
-
-@pytest.mark.parametrize("kind", [DATASET, JOB, DRAFTER])
-def test_the_rest_of_an_immutable_spec_may_change(api: Api, stored: Any, kind: str) -> None:
-    complete, minimal = stored[kind]
-    for before in (complete, minimal):
-        edits: dict[str, Any] = {f"{POD}.labels.team": "other"}
-        if kind != DRAFTER:
-            edits["spec.suspend"] = kind == DATASET or before is minimal
-        changed = api.replace(edited(before, edits))
-        assert changed["metadata"]["generation"] == 2
-
-
-def test_a_spec_that_says_the_same_is_no_change(api: Api, stored: Any) -> None:
-    for kind in (DATASET, JOB, DRAFTER):
-        complete, _ = stored[kind]
-        again = copy.deepcopy(full()[kind])
-        again["metadata"]["resourceVersion"] = complete["metadata"]["resourceVersion"]
-        assert api.replace(again)["metadata"]["generation"] == 1
 
 
 def _without_stored_defaults(stored: Any, given: Any) -> Any:

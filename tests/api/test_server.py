@@ -5,7 +5,7 @@ import pytest
 from specop.api.kinds import KINDS
 from specop.api.training_job import TrainingStatus
 from tests.api.conftest import Api, Refused
-from tests.api.manifests import DIGEST, Manifest, edited, full, loop
+from tests.api.manifests import DIGEST, TARGET_FACTS, Manifest, edited, full, loop
 
 pytestmark = pytest.mark.control_plane
 
@@ -18,19 +18,10 @@ def condition(kind: str, status: str, reason: str) -> Manifest:
     return {"type": kind, "status": status, "reason": reason, "message": "", "lastTransitionTime": ""}
 
 
-TARGET = {
-    "fingerprint": DIGEST,
-    "tokenizerHash": DIGEST,
-    "chatTemplateHash": DIGEST,
-    "vocabSize": 49152,
-    "hiddenSize": 576,
-    "numLayers": 30,
-}
-
 STATUS = {
     DATASET: {
         "conditions": [condition("Stalled", "False", "Completed"), condition("Succeeded", "True", "Completed")],
-        "result": {**HASH, "rows": 310, "tokens": 48_211, "target": TARGET},
+        "result": {**HASH, "rows": 310, "tokens": 48_211, "target": TARGET_FACTS},
         "shortDigest": "0123456789ab",
     },
     JOB: {
