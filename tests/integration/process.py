@@ -68,6 +68,12 @@ class OperatorProcess:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def said(self) -> str:
         """The log of the present life."""
         return self.log.read_bytes()[self._began :].decode()

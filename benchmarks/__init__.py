@@ -1,0 +1,1 @@
+"""Measurements that a person runs; `docs/performance.md` says what they found."""
