@@ -81,7 +81,7 @@ PATH = f"/apis/specop.dev/v1alpha1/namespaces/{NAMESPACE}/draftedendpoints"
 
 
 def manifest(name: str) -> bytes:
-    """An endpoint as a user writes it: captures, and follows a training job that is not there yet."""
+    """Return an endpoint as a user writes it: it captures, and follows a training job that is not there yet."""
     body = harness.obj(
         "DraftedEndpoint",
         name,
@@ -93,7 +93,7 @@ def manifest(name: str) -> bytes:
 
 
 def is_ready(body: Json) -> bool:
-    """Whether the endpoint's present generation is served, and its target known."""
+    """Whether the endpoint's present generation is served."""
     status = body.get("status", {})
     tops = [each for each in status.get("conditions", ()) if each["type"] == READY]
     return any(each["status"] == "True" and each["observedGeneration"] == _generation(body) for each in tops)
@@ -180,7 +180,7 @@ class Bench:
         return [f"agent-{number:04d}" for number in range(self.size)]
 
     def _writes(self) -> int:
-        """Writes that reached the API server, by the operator's own count."""
+        """Count the writes that reached the API server, by the operator's own count."""
         found = samples(self.operator.page("/metrics")[1], "specop_api_requests_total")
         return sum(int(n) for by, n in found if by["verb"] in WRITE_VERBS and by["code"].startswith("2"))
 
@@ -235,7 +235,7 @@ async def measure(plane: ControlPlane, operator: OperatorProcess, size: int) -> 
 
 @contextlib.contextmanager
 def control_plane(size: int) -> Iterator[ControlPlane]:
-    """A control plane of its own, gone afterwards."""
+    """Bring up a control plane for this size alone, and take it down afterwards."""
     state = cluster.state_of(f"bench-{os.getpid()}-{size}")
     try:
         plane = ControlPlane(cluster.up(state, node_wanted=False, controllers=CONTROLLERS))
@@ -261,7 +261,7 @@ def bench(size: int) -> tuple[Json, Json]:
 
 
 def machine(server: Json) -> Json:
-    """What the figures were measured on."""
+    """Say what the figures were measured on."""
     model = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = next(int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal"))
     packages = ("kopf", "kubernetes", "pydantic", "aiohttp")

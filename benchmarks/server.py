@@ -32,7 +32,7 @@ class Server:
         """Send a body; returns the answer."""
         async with self._session.request(method, path, data=body, headers={"Content-Type": content_type}) as answer:
             content = await answer.read()
-            if answer.status >= 400:
+            if not answer.ok:
                 raise RuntimeError(f"{method} {path}: {answer.status}: {content[:500].decode()}")
             found: Json = json.loads(content)
             return found
@@ -56,7 +56,7 @@ class Server:
         raise RuntimeError(f"watch of {path} ended")
 
     async def operator_writes(self) -> int:
-        """Writes that only the operator makes here, as the server counted them.
+        """Count the writes that only the operator makes here, as the server counted them.
 
         Server-side apply is used by nobody else while the clock runs; Jobs and Events are created by nobody else,
         because the controllers that would do so are off.
