@@ -1,0 +1,162 @@
+"""Rows of a dataset, the packs and optimiser batches made of them, and a pack's tensors.
+
+The plan is a pure function of (dataset digest, seed, epoch, batch tokens) and the rows' lengths, never of how many
+processes train: epoch by epoch the rows are shuffled, packs are filled in that order up to `PACK_TOKENS`, batches up to
+`batch_tokens`. So a checkpoint needs no more than the number of optimiser steps done.
+
+A pack is flat: documents one after another, no padding, boundaries kept by `segments`. Of a row only the tokens up to
+its last anchor are used. The label rule: for anchor i and draft step k the label is x[i+2+k], if x[i+1] … x[i+2+k] all
+lie in one generated span. The anchors of a span therefore stand on consecutive tokens, and everything that step k needs
+of anchor a is what step 0 needs of anchor a + k.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from pyarrow import ArrowInvalid
+from torch import Tensor
+
+from specop.api import reasons
+from specop.common.errors import UserError
+from specop.common.hashing import sha256_hex
+from specop.trainer.attention import Segment
+
+PACK_TOKENS = 4096
+"""Tokens of one forward and backward pass; a longer row is a pack of its own."""
+COLUMNS = ["key", "input_ids", "spans", "constrained", "temperature"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One conversation: token ids and where its generated tokens lie."""
+
+    key: str
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    """Half-open, in order, disjoint."""
+    constrained: bool
+    """A grammar masked the target's distribution when it was generated."""
+    temperature: float
+
+    @cached_property
+    def anchors(self) -> tuple[tuple[int, int], ...]:
+        """Half-open ranges of tokens i with a label at draft step 0: x[i+1] and x[i+2] in one span."""
+        return tuple((max(start - 1, 0), end - 2) for start, end in self.spans if end - 2 > max(start - 1, 0))
+
+    @cached_property
+    def length(self) -> int:
+        """Tokens up to and with the last anchor: what the drafter reads."""
+        return self.anchors[-1][1] if self.anchors else 0
+
+    def labels(self, steps: int) -> list[int]:
+        """Number of labels of each draft step."""
+        return [sum(max(end - k - start, 0) for start, end in self.anchors) for k in range(steps)]
+
+
+def read_rows(files: Sequence[Path], max_length: int, vocab_size: int) -> list[Row]:
+    """Read the rows that have an anchor, cut at the right end to `max_length` tokens.
+
+    Raises UserError DatasetCorrupt for files or rows that break the dataset's contract.
+    """
+    rows = []
+    for file in files:
+        try:
+            records = pq.read_table(file, columns=COLUMNS).to_pylist()
+        except (ArrowInvalid, KeyError, OSError) as error:
+            raise _corrupt(f"{file.name} is not a Parquet file with the columns of a dataset") from error
+        for record in records:
+            row = _row(record, max_length)
+            last = 0
+            for start, end in row.spans:
+                if not last <= start < end <= len(row.ids):
+                    raise _corrupt(f"{file.name}: a row's spans are out of order or beyond its tokens")
+                last = end
+            if row.ids and not 0 <= min(row.ids) <= max(row.ids) < vocab_size:
+                raise _corrupt(f"{file.name}: a row has token ids that the target's vocabulary does not have")
+            if row.anchors:
+                rows.append(row)
+    return rows
+
+
+def _row(record: dict[str, object], max_length: int) -> Row:
+    ids = tuple(record["input_ids"] or ())[:max_length]  # type: ignore[arg-type]
+    spans = [(span["start"], min(span["end"], max_length)) for span in record["spans"] or ()]  # type: ignore[attr-defined]
+    return Row(
+        key=str(record["key"]),
+        ids=ids,
+        spans=tuple((start, end) for start, end in spans if start < max_length),
+        constrained=bool(record["constrained"]),
+        temperature=float(record["temperature"] or 0),  # type: ignore[arg-type]
+    )
+
+
+def _corrupt(what: str) -> UserError:
+    return UserError(reasons.DATASET_CORRUPT, f"{what}: build the dataset again.")
+
+
+Batch = list[list[int]]
+"""Packs of one optimiser step, each a list of indices of rows."""
+
+
+def epoch_batches(lengths: Sequence[int], digest: str, seed: int, epoch: int, batch_tokens: int) -> list[Batch]:
+    """Return one epoch's optimiser steps in order; every row is in exactly one pack."""
+    order = list(range(len(lengths)))
+    random.Random(sha256_hex(f"{digest}/{seed}/{epoch}".encode())).shuffle(order)  # noqa: S311 - an order, no secret
+    packs = list(_filled(order, lengths, min(PACK_TOKENS, batch_tokens)))
+    sizes = [sum(lengths[row] for row in pack) for pack in packs]
+    return [[packs[index] for index in batch] for batch in _filled(range(len(packs)), sizes, batch_tokens)]
+
+
+def _filled(items: Sequence[int], sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Cut items, in order, into groups of at most `limit`; an item over it is a group of its own."""
+    group: list[int] = []
+    total = 0
+    for item in items:
+        if group and total + sizes[item] > limit:
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += sizes[item]
+    if group:
+        yield group
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Tensors of one forward pass: N tokens of several documents, A anchors, C captured layers, H hidden."""
+
+    next_N: Tensor
+    """Id of the token after each token: what the drafter is fed at step 0."""
+    position_N: Tensor
+    """Position of each token in its document."""
+    aux_NCH: Tensor
+    """The target's captured states."""
+    anchor_A: Tensor
+    """Index among the N tokens of each anchor."""
+    segments: tuple[Segment, ...]
+    served_A: Tensor
+    """Id of the label of step 0: x[i+2]."""
+    end_A: Tensor
+    """End of each anchor's segment."""
+    constrained_A: Tensor
+    last_AH: Tensor
+    """The target's final state that predicts the label of step 0."""
+    lse_A: Tensor
+    """Full-vocabulary log-sum-exp of its logits."""
+    argmax_A: Tensor
+    """Id of its most likely token."""
+
+    def to(self, device: torch.device) -> "Pack":
+        """Move all tensors."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Pack(**{name: x.to(device) if isinstance(x, Tensor) else x for name, x in moved.items()})
+
+    def later(self, values_A: Tensor, step: int) -> Tensor:
+        """Values of the anchors `step` further; the last ones repeat (they have no label there)."""
+        index_A = torch.arange(len(values_A), device=values_A.device) + step
+        return values_A[index_A.clamp_(max=len(values_A) - 1)]

@@ -1,0 +1,73 @@
+"""The numeric view of a job's hyperparameters, checked once. Objects carry numbers as strings; the trainer computes.
+
+Not here: defaults and presets (`api/preset.py` resolves them before the Job is made).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from specop.api import reasons
+from specop.api.training_job import Hyperparameters
+from specop.common.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weights of the terms of the loss; a term that was not named has weight 0."""
+
+    kl: float = 0.0
+    lk_hybrid: float = 0.0
+    ce: float = 0.0
+    lk_eta: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All knobs of a run as numbers."""
+
+    architecture: Literal["Eagle3", "Eagle31"]
+    decoding_heads: int
+    draft_vocab_size: int
+    loss: LossWeights
+    step_decay: float
+    learning_rate: float
+    scheduler: Literal["Cosine", "Linear", "Constant"]
+    warmup_fraction: float
+    weight_decay: float
+    max_grad_norm: float
+    epochs: int
+    max_steps: int | None
+    batch_tokens: int
+    max_length: int
+    evaluations: int
+    checkpoint_seconds: float
+    seed: int
+    compute_dtype: Literal["Float32", "BFloat16"]
+
+
+def recipe(given: Hyperparameters) -> Recipe:
+    """Read complete hyperparameters; raises UserError HyperparametersInvalid with the field's path."""
+    for name in Hyperparameters.model_fields:
+        if getattr(given, name) is None and name != "max_steps":
+            _refuse(name, "is not set; the operator resolves every field before it makes the Job")
+    values = {name: getattr(given, name) for name in Hyperparameters.model_fields}
+    eta = float(values.pop("lk_eta"))
+    weights = {term.name: float(term.weight) for term in values.pop("loss")}
+    if len(weights) == 0 or sum(weights.values()) <= 0:
+        _refuse("loss", "needs a term with a weight above 0")
+    for name in ("learning_rate", "max_grad_norm", "step_decay"):
+        if float(values[name]) <= 0:
+            _refuse(name, "must be above 0")
+    if float(values["step_decay"]) > 1:
+        _refuse("step_decay", "must not be above 1: later draft steps are used less often")
+    return Recipe(
+        loss=LossWeights(weights.get("KL", 0.0), weights.get("LKHybrid", 0.0), weights.get("CE", 0.0), eta),
+        warmup_fraction=values.pop("warmup_percent") / 100,
+        **{name: float(values.pop(name)) for name in ("step_decay", "learning_rate", "weight_decay", "max_grad_norm")},
+        **values,
+    )
+
+
+def _refuse(field: str, why: str) -> None:
+    path = Hyperparameters.model_fields[field].alias or field
+    raise UserError(reasons.HYPERPARAMETERS_INVALID, f"hyperparameters.{path} {why}")
