@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from local import binaries, cluster, console, env, image, lock, processes
+from local import binaries, cluster, console, env, image, lock, processes, setup
 
 
 def main() -> int:
@@ -45,6 +45,10 @@ def _parser() -> argparse.ArgumentParser:
         ("kubeconfig", _kubeconfig, "print the path of the administrator's kubeconfig"),
     ):
         commands.add_parser(name, parents=[where], help=text).set_defaults(run=run)
+
+    whole = commands.add_parser("setup", parents=[where], help="make everything that is missing, in one go")
+    whole.add_argument("--control-plane-only", action="store_true", help="only what needs no node")
+    whole.set_defaults(run=_setup)
 
     build = commands.add_parser("build", help="compile the programs that are not in the cache, and print their folders")
     build.add_argument("programs", nargs="*", metavar="PROGRAM", help=f"of {', '.join(binaries.NAMES)} (default: all)")
@@ -92,6 +96,10 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _kubeconfig(arguments: argparse.Namespace) -> None:
     print(cluster.Cluster.load(_state(arguments)).kubeconfig)
+
+
+def _setup(arguments: argparse.Namespace) -> None:
+    setup.run(_state(arguments), node=not arguments.control_plane_only)
 
 
 def _build(arguments: argparse.Namespace) -> None:

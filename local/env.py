@@ -12,7 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
-from local import cache, console, interpreter, preflight, python
+from local import cache, console, interpreter, python
 
 POD_ENV = "/opt/specop/env"
 POD_SRC = "/opt/specop/src"
@@ -25,7 +25,12 @@ _PROJECT = [cache.REPOSITORY / "pyproject.toml", cache.REPOSITORY / "README.md",
 
 def path() -> Path:
     """Return the folder of the environment, made if it is missing: `venv/bin/python` in it is the one to run."""
-    return cache.entry("env", cache.key(_LOCK, interpreter.identity()), _build)
+    return cache.entry("env", location().name, _build)
+
+
+def location() -> Path:
+    """Return where the environment is, or will be once it is made."""
+    return cache.folder("env") / cache.key(_LOCK, interpreter.identity())
 
 
 def source() -> Path:
@@ -34,7 +39,6 @@ def source() -> Path:
 
 
 def _build(target: Path) -> None:
-    preflight.install(preflight.PYTHON_PACKAGES)
     log = cache.folder("logs") / "env.log"
     venv = target / "venv"
     with console.step("installing the Python environment (5 GB, 1 to 3 minutes and the download)"):

@@ -26,10 +26,26 @@ _INPUTS = {
 
 def archive(name: str) -> Path:
     """Return the archive of an image, built if it is missing."""
-    folder = _IMAGES / name.rpartition("/")[2].partition(":")[0]
+    return cache.entry("images", _entry(name), lambda target: _build(name, target)) / "image.tar"
+
+
+def archives() -> list[Path]:
+    """Return the archives of all images, built if they are missing."""
+    return [archive(name) for name in _INPUTS]
+
+
+def exist() -> bool:
+    """Return whether all images are built."""
+    return all((cache.folder("images") / _entry(name)).exists() for name in _INPUTS)
+
+
+def _folder(name: str) -> Path:
+    return _IMAGES / name.rpartition("/")[2].partition(":")[0]
+
+
+def _entry(name: str) -> str:
     inputs = [cache.REPOSITORY / path for path in _INPUTS[name]]
-    key = cache.key(folder, *inputs, _base_key())
-    return cache.entry("images", f"{folder.name}-{key}", lambda target: _build(name, folder, target)) / "image.tar"
+    return f"{_folder(name).name}-{cache.key(_folder(name), *inputs, _base_key())}"
 
 
 def load(state: Path, *names: str) -> None:
@@ -47,11 +63,20 @@ def load(state: Path, *names: str) -> None:
             imported.touch()
 
 
-def _build(name: str, folder: Path, target: Path) -> None:
+def _build(name: str, target: Path) -> None:
     base = _base()
     with console.step(f"building {name}"):
         _buildah("pull", "-q", f"oci-archive:{base}")
-        build = ("bud", "--isolation=chroot", "--layers", "--pull-never", "-f", folder / "Dockerfile", "-t", name)
+        build = (
+            "bud",
+            "--isolation=chroot",
+            "--layers",
+            "--pull-never",
+            "-f",
+            _folder(name) / "Dockerfile",
+            "-t",
+            name,
+        )
         _buildah(*build, cache.REPOSITORY)
         _buildah("push", "--disable-compression", name, f"oci-archive:{target}/image.tar:{name}")
 

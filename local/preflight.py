@@ -47,9 +47,9 @@ _PORT_OWNERS = {
 }
 
 
-def check(chosen: Settings) -> None:
+def check(chosen: Settings, *, more_disk_gib: int = 0) -> None:
     """Raise with all that is missing, one line each; install the packages that root may install."""
-    problems = [*_everywhere(chosen), *(_for_a_node(chosen) if chosen.node else ())]
+    problems = [*_everywhere(chosen, more_disk_gib), *(_for_a_node(chosen) if chosen.node else ())]
     if problems:
         lines = [f"  - {problem}" for problem in problems]
         raise console.LocalError("\n".join(["this machine cannot run the cluster yet:", *lines]))
@@ -80,14 +80,14 @@ def _has(program: str) -> bool:
     return shutil.which(program) is not None
 
 
-def _everywhere(chosen: Settings) -> Iterator[str]:
+def _everywhere(chosen: Settings, more_disk_gib: int) -> Iterator[str]:
     if sys.platform != "linux" or platform.machine() not in {"x86_64", "aarch64"}:
         yield f"Linux on x86_64 or aarch64 is needed, this is {sys.platform} on {platform.machine()}"
     chosen.state.parent.mkdir(parents=True, exist_ok=True)
     if not _keeps_attributes(chosen.state.parent):
         yield f"the file system of {chosen.state.parent} has no extended attributes, which the object storage needs"
-    need = 10 if chosen.node else 2
-    for path in {chosen.state.parent, cache.root()}:
+    needs = {chosen.state.parent: 5 if chosen.node else 1, cache.root(): 1 + more_disk_gib}
+    for path, need in needs.items():
         free = shutil.disk_usage(path).free
         if free < need * _GIB:
             yield f"{need} GiB of disk are needed at {path}, {free / _GIB:.1f} are free"

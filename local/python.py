@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from local import cache, console
+from local import cache, console, preflight
 
 UV = "uv==0.13.9"
 
@@ -21,6 +21,7 @@ def uv() -> Path:
 
 
 def _install_uv(target: Path) -> None:
+    preflight.install(preflight.PYTHON_PACKAGES)
     log = cache.folder("logs") / "uv.log"
     with console.step(f"installing {UV}"):
         console.run([sys.executable, "-m", "venv", target], log)
