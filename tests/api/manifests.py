@@ -18,7 +18,7 @@ spec:
   drafter:
     from: {trainingJobRef: {name: agent-v1}}      # that job's drafter, and every later generation of its lineage
     approval: {policy: Required, approvals: []}   # approving = adding {digest, by} here, in Git
-  retrain: {"on": {drift: {}}, cooldownSeconds: 86400}
+  retrain: {when: {drift: {}}, cooldownSeconds: 86400}
 ---
 apiVersion: specop.dev/v1alpha1
 kind: SpeculatorDataset

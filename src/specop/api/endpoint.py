@@ -118,15 +118,12 @@ class Retrain(Model):
 
     RULES: ClassVar[tuple[Cel, ...]] = (
         Cel(
-            "has(self.on)",
-            'needs what starts it, such as "on": {drift: {}}; a bare on is read as true by YAML: quote it',
+            "has(self.when)",
+            "needs what starts it, such as when: {drift: {}}",
         ),
     )
 
-    on: RetrainTriggers = Field(
-        default_factory=RetrainTriggers,
-        description='What starts a retraining; quote the key in YAML, where a bare on is read as true: "on".',
-    )
+    when: RetrainTriggers = Field(default_factory=RetrainTriggers, description="What starts a retraining.")
     cooldown_seconds: Annotated[int, Field(ge=60, le=31_536_000)] = Field(
         default=86_400, description="Time between two retrainings, at least."
     )

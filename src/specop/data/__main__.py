@@ -1,0 +1,7 @@
+"""`python -m specop.data`."""
+
+import sys
+
+from specop.data.main import main
+
+sys.exit(main())

@@ -1,0 +1,216 @@
+"""What lines may look like, and the one shape that all of them become: a request and the answer it got.
+
+Two formats, told apart by a file's first row: OpenAI chat (`{"messages": […]}`, a whole conversation whose assistant
+turns were all produced by the target) and what specop captures (`docs/contracts.md`: one request with its response; the
+assistant turns in the request were captured with requests of their own, so only the response is learned from).
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any, Literal
+
+Json = dict[str, Any]
+Format = Literal["OpenAIChat", "Capture"]
+CHAT_ROUTE = "/v1/chat/completions"
+_ENDED = ("stop", "tool_calls", "function_call")
+_CUT = "length"
+_HTTP_ERROR = 400
+
+
+class Fate(IntEnum):
+    """What becomes of a line."""
+
+    TRAIN = 0
+    HOLDOUT = 1
+    DUPLICATE = 2
+    OUTWEIGHED = 3
+    FAILED = 4
+    """The request failed or was aborted; an answer cut by max_tokens is a good one, without an end of turn."""
+    UNSUPERVISED = 5
+    """There is no generated token."""
+    UNSUPPORTED = 6
+    """A route, a part of content or an option that no row of tokens can be made of."""
+    REFUSED = 7
+    """The chat template raised an error."""
+    SET_ASIDE = 8
+    """Malformed."""
+
+
+DROPPED = (Fate.DUPLICATE, Fate.OUTWEIGHED, Fate.FAILED, Fate.UNSUPERVISED, Fate.UNSUPPORTED, Fate.REFUSED)
+
+
+class Unusable(Exception):
+    """A line that becomes no row; the reason never quotes it."""
+
+    def __init__(self, fate: Fate, reason: str) -> None:
+        super().__init__(reason)
+        self.fate = fate
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and the answer it got."""
+
+    request: Json
+    """Body of a chat completion, with `messages` up to the answer."""
+    answer: Json
+    """The assistant's message."""
+    time: datetime | None = None
+    history: bool = False
+    """Whether assistant turns inside the request are learned from, too."""
+    ended: bool = True
+    """Whether the answer ended by itself, so that its end of turn was generated."""
+    prompt_token_ids: tuple[int, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    """Logged by the engine; both or neither."""
+
+
+def parse(data: bytes) -> Json:
+    """Parse one line; raises Unusable(SET_ASIDE)."""
+    try:
+        value = json.loads(data.decode())
+    except UnicodeDecodeError:
+        raise Unusable(Fate.SET_ASIDE, "not UTF-8") from None
+    except (ValueError, RecursionError):
+        raise Unusable(Fate.SET_ASIDE, "not JSON") from None
+    if not isinstance(value, dict):
+        raise Unusable(Fate.SET_ASIDE, "not a JSON object")
+    return value
+
+
+def detect(row: Json) -> Format | None:
+    """Name the format of a file by one of its rows."""
+    if "request" in row and "response" in row:
+        return "Capture"
+    return "OpenAIChat" if "messages" in row else None
+
+
+def read_chat(row: Json) -> Exchange:
+    """Read a conversation: everything up to the last assistant turn. Raises Unusable."""
+    messages = _messages(row)
+    last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=None)
+    if last is None:
+        raise Unusable(Fate.UNSUPERVISED, "no assistant turn")
+    options = {key: value for key, value in row.items() if key not in ("messages", "time", "created", "id")}
+    return _checked(
+        Exchange({**options, "messages": messages[:last]}, messages[last], time=_chat_time(row), history=True)
+    )
+
+
+def read_capture(row: Json) -> Exchange:
+    """Read a captured request with its response. Raises Unusable."""
+    request, response = row["request"], row["response"]
+    if not isinstance(request, dict) or not isinstance(response, dict):
+        raise Unusable(Fate.SET_ASIDE, "request or response is not an object")
+    time = capture_time(row)
+    if row.get("route", CHAT_ROUTE) != CHAT_ROUTE:
+        raise Unusable(Fate.UNSUPPORTED, "not a chat completion")
+    if "error" in response or not isinstance(status := row.get("status", 200), int) or status >= _HTTP_ERROR:
+        raise Unusable(Fate.FAILED, "the request failed")
+    choices = response.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise Unusable(Fate.SET_ASIDE, "a response without choices")
+    choice = choices[0]
+    if choice.get("finish_reason") not in (*_ENDED, _CUT):
+        raise Unusable(Fate.FAILED, "the answer was aborted")
+    answer = _message(choice.get("message"))
+    prompt_ids, ids = _ids(response.get("prompt_token_ids")), _ids(choice.get("token_ids"))
+    return _checked(
+        Exchange(
+            {**request, "messages": _messages(request)},
+            {**answer, "role": "assistant"},
+            time=time,
+            ended=choice["finish_reason"] != _CUT,
+            prompt_token_ids=prompt_ids if ids else (),
+            token_ids=ids if prompt_ids else (),
+        )
+    )
+
+
+def capture_time(row: Json) -> datetime:
+    """When a captured request ended; raises Unusable(SET_ASIDE)."""
+    try:
+        time = datetime.fromisoformat(row["time"])
+    except (KeyError, TypeError, ValueError):
+        raise Unusable(Fate.SET_ASIDE, "no RFC 3339 time") from None
+    if time.tzinfo is None:
+        raise Unusable(Fate.SET_ASIDE, "a time without zone")
+    return time
+
+
+def flat_content(message: Json) -> str:
+    """Text of a message's content, whichever way it is written."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "\n".join(part["text"] for part in content)
+    return content or ""
+
+
+def _checked(exchange: Exchange) -> Exchange:
+    answer = exchange.answer
+    if not exchange.token_ids and not (flat_content(answer) or answer.get("tool_calls") or reasoning(answer)):
+        raise Unusable(Fate.UNSUPERVISED, "an empty answer")
+    options = exchange.request
+    if options.get("continue_final_message") or options.get("chat_template") or options.get("echo"):
+        raise Unusable(Fate.UNSUPPORTED, "an option that changes the template")
+    for name, kind in (("tools", list), ("chat_template_kwargs", dict)):
+        if not isinstance(options.get(name), kind | None):
+            raise Unusable(Fate.SET_ASIDE, f"{name} of a wrong type")
+    return exchange
+
+
+def reasoning(message: Json) -> str:
+    """Return the text of a message's reasoning, under either of its names."""
+    return message.get("reasoning") or message.get("reasoning_content") or ""
+
+
+def _messages(holder: Json) -> list[Json]:
+    messages = holder.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise Unusable(Fate.SET_ASIDE, "no messages")
+    for message in messages:
+        if not isinstance(_message(message).get("role"), str):
+            raise Unusable(Fate.SET_ASIDE, "a message without role")
+    return messages
+
+
+def _message(message: Any) -> Json:
+    if not isinstance(message, dict):
+        raise Unusable(Fate.SET_ASIDE, "a message that is not an object")
+    content = message.get("content")
+    if isinstance(content, list):
+        if not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in content):
+            raise Unusable(Fate.SET_ASIDE, "a part of content without type")
+        if not all(part["type"] == "text" and isinstance(part.get("text"), str) for part in content):
+            raise Unusable(Fate.UNSUPPORTED, "content that is not text")
+    elif not isinstance(content, str | None):
+        raise Unusable(Fate.SET_ASIDE, "content of a wrong type")
+    if not isinstance(reasoning(message), str):
+        raise Unusable(Fate.SET_ASIDE, "reasoning of a wrong type")
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list) or not all(map(_is_call, calls)):
+        raise Unusable(Fate.SET_ASIDE, "malformed tool_calls")
+    return message
+
+
+def _is_call(call: Any) -> bool:
+    function = call.get("function") if isinstance(call, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    if isinstance(value, list) and all(isinstance(token, int) and 0 <= token < 1 << 31 for token in value):
+        return tuple(value)
+    return ()
+
+
+def _chat_time(row: Json) -> datetime | None:
+    if "time" in row:
+        return capture_time(row)
+    created = row.get("created")
+    if isinstance(created, int | float) and 0 <= created < 1 << 34:
+        return datetime.fromtimestamp(created, UTC)
+    return None

@@ -1,0 +1,82 @@
+"""Which objects a dataset is read from, resolved once: URI, size and etag of each, in order.
+
+A window of captures is absolute by the time it gets here; of its objects only the days that it touches are listed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from specop.api import reasons
+from specop.api.jobs import DatasetConfig, SourceConfig
+from specop.common.clock import parse_time
+from specop.common.errors import UserError
+from specop.data.formats import Format
+from specop.storage.base import ObjectInfo, Store
+from specop.storage.stores import open_store
+from specop.storage.uri import expand, join
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Captured requests with `since <= time < until`."""
+
+    since: datetime
+    until: datetime
+
+    def __contains__(self, moment: datetime) -> bool:
+        return self.since <= moment < self.until
+
+
+@dataclass(frozen=True, slots=True)
+class SourceObject:
+    """One object of one source."""
+
+    source: int
+    """Index in the configuration."""
+    name: str
+    """Of the source."""
+    store: Store
+    info: ObjectInfo
+    format: Format | None = None
+    """None: by its first row."""
+    window: Window | None = None
+
+
+def list_objects(config: DatasetConfig) -> list[SourceObject]:
+    """Find the objects of all sources, in the order of the configuration and of their keys.
+
+    Raises UserError: SourceEmpty, and what the store raises.
+    """
+    found = []
+    for index, source in enumerate(config.sources):
+        objects = [item for item in _of_source(config, index, source) if item.info.size]
+        if not objects and source.objects:
+            raise UserError(
+                reasons.SOURCE_EMPTY,
+                f"Source {source.name!r}: nothing but emptiness at {source.objects.uri}. Check the pattern; "
+                "`*` does not cross a `/`, `**` does.",
+            )
+        found += objects
+    return found
+
+
+def _of_source(config: DatasetConfig, index: int, source: SourceConfig) -> Iterator[SourceObject]:
+    if source.objects:
+        store = open_store(source.objects.uri, source.store or config.store)
+        stated: Format | None = None if source.objects.format == "Auto" else source.objects.format
+        for info in expand(store, source.objects.uri):
+            yield SourceObject(index, source.name, store, info, stated)
+    elif source.window:
+        store = open_store(source.window.prefix, source.store or config.store)
+        window = Window(parse_time(source.window.since), parse_time(source.window.until))
+        for day in _days(window):
+            for info in store.list(join(source.window.prefix, f"dt={day}", "")):
+                yield SourceObject(index, source.name, store, info, "Capture", window)
+
+
+def _days(window: Window) -> Iterator[str]:
+    day = window.since.date()
+    while day <= window.until.date():
+        yield day.isoformat()
+        day += timedelta(days=1)

@@ -1,0 +1,99 @@
+"""The target's tokenizer and template, loaded from its files: text to ids, with the place of each token in the text."""
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+from tokenizers import Tokenizer, processors
+
+from specop.api import reasons
+from specop.common.errors import UserError
+from specop.data.formats import Json
+from specop.data.template import ChatTemplate
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+class Encoded(NamedTuple):
+    """Ids of a text, and where each token begins and ends in it, in characters."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+class TargetText:
+    """How the target turns conversations into tokens."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load from a folder that holds the target's small files.
+
+        Raises UserError: TargetWithoutTokenizer, TargetWithoutChatTemplate.
+        """
+        config = _json(folder / "tokenizer_config.json")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(
+                reasons.TARGET_WITHOUT_TOKENIZER, "The target's tokenizer.json cannot be read: save it anew."
+            ) from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        # The template writes the special tokens itself, and a byte-level one would trim spaces off the offsets.
+        self._tokenizer.post_processor = processors.Sequence([])
+        special = _special_tokens({**_json(folder / "special_tokens_map.json"), **config})
+        self.template = _template(folder / "chat_template.jinja", config, special)
+        self.vocab_size: int = self._tokenizer.get_vocab_size()
+        self.end_tokens = self._end_tokens(folder, special)
+        """Texts of the tokens that end a generation."""
+
+    def encode(self, texts: list[str]) -> list[Encoded]:
+        """Tokenise, without adding anything; in parallel over the texts."""
+        return [
+            Encoded(found.ids, found.offsets) for found in self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        ]
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids, without special tokens."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _end_tokens(self, folder: Path, special: dict[str, str]) -> frozenset[str]:
+        ids: set[int] = set()
+        for name in ("generation_config.json", "config.json"):
+            found = _json(folder / name).get("eos_token_id")
+            ids.update(found if isinstance(found, list) else [] if found is None else [found])
+        texts = {self._tokenizer.id_to_token(index) for index in ids}
+        return frozenset(text for text in (*texts, special.get("eos_token")) if text)
+
+
+def _template(path: Path, config: Json, special: dict[str, str]) -> ChatTemplate:
+    inside = config.get("chat_template")
+    if isinstance(inside, list):
+        inside = {item["name"]: item["template"] for item in inside}
+    source = path.read_text() if path.exists() else inside
+    if not source:
+        raise UserError(
+            reasons.TARGET_WITHOUT_CHAT_TEMPLATE,
+            "The target has neither chat_template.jinja nor a chat_template in tokenizer_config.json: rows are made by "
+            "it. Put the template beside the tokenizer.",
+        )
+    try:
+        return ChatTemplate(source, special)
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(
+            reasons.TARGET_WITHOUT_CHAT_TEMPLATE, f"The target's chat template is not valid, line {error.lineno}."
+        ) from error
+
+
+def _special_tokens(config: Json) -> dict[str, str]:
+    found = {name: value for name, value in config.items() if name.endswith("_token")}
+    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in found.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _json(path: Path) -> Json:
+    if not path.exists():
+        return {}
+    value = json.loads(path.read_bytes())
+    return value if isinstance(value, dict) else {}

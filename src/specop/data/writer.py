@@ -1,0 +1,107 @@
+"""Rows of tokens as Parquet shards, requests as JSON lines: what a dataset consists of.
+
+One ordered writer with fixed row groups, so that a shard's bytes follow from its rows; a dataset's digest does not rest
+on them (`specop.storage.blobs.dataset_digest`).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self, TypedDict
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from specop.data.formats import Json
+
+ROWS = pa.schema(
+    [
+        ("key", pa.string()),  # hex; a conversation's rows share its first 64 digits
+        ("source", pa.string()),
+        ("time", pa.string()),  # RFC 3339, or empty
+        ("input_ids", pa.list_(pa.int32())),
+        ("spans", pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32())]))),  # generated tokens, half-open
+        ("constrained", pa.bool_()),  # a grammar was in force: response_format, or a tool that had to be called
+        ("temperature", pa.float32()),
+    ]
+)
+GROUP_ROWS = 1024
+SHARD_ROWS = 64 * GROUP_ROWS
+
+
+class Row(TypedDict):
+    """One row of `ROWS`."""
+
+    key: str
+    source: str
+    time: str
+    input_ids: Sequence[int]
+    spans: list[dict[str, int]]
+    constrained: bool
+    temperature: float
+
+
+class Shards:
+    """Parquet files `<split>-00000.parquet`, … in a folder. Use with `with`; complete only when it has ended."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self._folder = folder
+        self._split = split
+        self._waiting: list[Row] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._in_shard = 0
+        self.paths: list[Path] = []
+        self.rows = 0
+        self.tokens = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._close()
+
+    def write(self, row: Row) -> None:
+        """Append one row."""
+        self._waiting.append(row)
+        self.rows += 1
+        self.tokens += len(row["input_ids"])
+        if len(self._waiting) == GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        if self._writer is None:
+            path = self._folder / f"{self._split}-{len(self.paths):05d}.parquet"
+            self._writer = pq.ParquetWriter(path, ROWS, compression="zstd")
+            self.paths.append(path)
+        self._writer.write_table(pa.Table.from_pylist(self._waiting, ROWS), row_group_size=GROUP_ROWS)
+        self._in_shard += len(self._waiting)
+        self._waiting = []
+        if self._in_shard >= SHARD_ROWS:
+            self._close()
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+            self._in_shard = 0
+
+
+class Requests:
+    """`holdout-requests.jsonl`: the requests of the holdout as they were sent, for replays."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "holdout-requests.jsonl"
+        self._file = self.path.open("w", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, key: str, source: str, request: Json) -> None:
+        """Append one request."""
+        self._file.write(json.dumps({"key": key, "source": source, "request": request}, ensure_ascii=False) + "\n")
