@@ -115,7 +115,7 @@ def held_out(world: World, dataset: DatasetFacts) -> list[Request]:
     blob = next(file["blob"] for file in manifest["files"] if file["name"] == "holdout-requests.jsonl")
     root = dataset.uri.partition("/datasets/")[0]
     lines = world.read(f"{root}/blobs/sha256/{blob.removeprefix('sha256:')}").splitlines()
-    requests = [json.loads(line) for line in lines]
+    requests = [json.loads(line)["request"] for line in lines]
     return [{name: value for name, value in request.items() if name != "model"} for request in requests[-REPLAYED:]]
 
 
