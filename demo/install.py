@@ -23,19 +23,19 @@ _ENGINE = {
 }
 
 
-def install(out: Path) -> World:
-    """Return a cluster in which the operator runs and a team's namespace is ready."""
+def install(out: Path, name: str = NAME, target: Path | None = None) -> World:
+    """Return a cluster in which the operator runs, a team's namespace is ready and a target (the demo's) is stored."""
     binaries.path("kube")
     binaries.path("versitygw")
     binaries.path("helm")
-    folder = model.prepare()
+    folder = target or model.prepare()
     with progress.line("a cluster with one node"):
-        up = cluster.up(cluster.state_of(NAME), node_wanted=True)
+        up = cluster.up(cluster.state_of(name), node_wanted=True)
     world = World(up, out)
     with progress.line("object storage, with the model"):
         for bucket in (MODELS, TRAFFIC):
             world.s3.create_bucket(Bucket=bucket)
-        world.upload(folder, MODELS, model.NAME)
+        world.upload(folder, MODELS, folder.name)
     with progress.line("the project's images, built and given to the node"):
         image.load(up.state)
     with progress.line("namespaces, where Pod Security is restricted"):

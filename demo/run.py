@@ -49,7 +49,7 @@ def _loop(world: World, started: float) -> None:
     progress.heading("Generation 2")
     second_started = time.time()
     story.send(drafted, newer)
-    story.retrain(world, len(newer))
+    story.retrain(world, len(requests), len(newer))
     two = story.generation(world, "agent-v2")
     story.approve(world, two.digest)
     drafted = story.serve_drafted(world, two.digest)

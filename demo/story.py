@@ -54,7 +54,7 @@ class Comparison:
 def serve_base(world: World) -> Endpoint:
     """Apply the three manifests at once; return when the model answers, without a drafter."""
     progress.heading("The three manifests, applied at once")
-    console.say(world.kubectl("apply", "-f", HERE / "manifests").rstrip())
+    console.say(world.kubectl("apply", "-f", world.manifests).rstrip())
     _wait_ready(world, AGENT, "the endpoint starts the model alone")
     return world.endpoint(AGENT, MODEL)
 
@@ -138,11 +138,10 @@ def acceptance_length(drafted: Endpoint, requests: Sequence[Request]) -> float:
     return drafted.speculation().since(before).acceptance_length
 
 
-def retrain(world: World, requests: int) -> None:
-    """Wait until newer traffic has been shipped, then ask for the next generation, as a user does."""
-    total = FIRST_REQUESTS + requests
+def retrain(world: World, total: int, newer: int) -> None:
+    """Wait until all traffic has been shipped, then ask for the next generation from the newer, as a user does."""
     progress.wait("newer traffic is shipped", _DATASET_SECONDS, lambda: _shipped_line(world, total))
-    world.specop("retrain", f"endpoint/{AGENT}", "--min-requests", str(requests))
+    world.specop("retrain", f"endpoint/{AGENT}", "--min-requests", str(newer))
 
 
 def foreign_requests() -> list[Request]:

@@ -36,6 +36,8 @@ class World:
     cluster: cluster.Cluster
     out: Path
     namespace: str = NAMESPACE
+    manifests: Path = Path(__file__).parent / "manifests"
+    """The endpoint, the dataset and the training job."""
 
     def kubectl(self, *arguments: str | Path, stdin: str | None = None) -> str:
         """Run kubectl in the namespace; raises LocalError with what it said."""
