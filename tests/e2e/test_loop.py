@@ -43,7 +43,7 @@ for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         os.kill(pid, signal.SIGKILL)
 os.kill(1, signal.SIGTERM)
 """
-"""The engine's process is struck down, its parent asked to go: process 1 of a container cannot be killed from inside."""
+"""The engine's process dies, its parent is asked to go: nothing inside a container can kill its process 1."""
 QUESTIONS = ("What is on tonight?", "Book a table for two.", "Will it rain on Sunday?", "Find me a hotel in Rome.")
 
 
