@@ -1,6 +1,7 @@
 """The operator, the test kubelet and, where asked, the faulty way between operator and API server."""
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,8 @@ def team(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Team]:
             yield Team(control_plane, namespace, kubelet, proxy, operator)
         finally:
             operator.kill()
-            print(operator.log.read_text()[-4000:] if operator.log.exists() else "the operator never ran")
+            if operator.log.exists():
+                logging.getLogger(__name__).info("the operator said:\n%s", operator.log.read_text()[-4000:])
             control_plane.kubectl("delete", "namespace", namespace, "--wait=false")
 
 

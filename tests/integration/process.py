@@ -18,7 +18,9 @@ from tests.conftest import ROOT, ControlPlane
 class OperatorProcess:
     """Started and stopped like a pod; killed, and started again, as often as a test likes."""
 
-    def __init__(self, plane: ControlPlane, folder: Path, namespace: str, *, server: str | None = None, **more: Any) -> None:
+    def __init__(
+        self, plane: ControlPlane, folder: Path, namespace: str, *, server: str | None = None, **more: Any
+    ) -> None:
         self.log = folder / "operator.log"
         self._settings = folder / "settings.json"
         self._kubeconfig = plane.service_account_kubeconfig(folder / "kubeconfig", server=server)

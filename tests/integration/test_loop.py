@@ -65,7 +65,16 @@ def test_users_objects_get_nothing_from_the_operator_but_status(team: Team) -> N
         assert "finalizers" not in found["metadata"]
         assert set(found["metadata"]["annotations"]) == {"kubectl.kubernetes.io/last-applied-configuration"}
         shown = team.plane.kubectl(
-            *("get", body["kind"], body["metadata"]["name"], "-n", team.namespace, "-o", "json", "--show-managed-fields")
+            *(
+                "get",
+                body["kind"],
+                body["metadata"]["name"],
+                "-n",
+                team.namespace,
+                "-o",
+                "json",
+                "--show-managed-fields",
+            )
         ).stdout
         assert '"manager": "specop/status"' in shown
         assert '"manager": "specop"' not in shown

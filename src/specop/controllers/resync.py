@@ -35,11 +35,21 @@ class Resync:
         self._jitter = jitter
 
     async def once(self) -> None:
-        """List every kind, prune the cache, and let every object be looked at. Raises what listing raises."""
+        """List every kind, and let every object be looked at. Raises what listing raises."""
+        await self._lists()
+        self._intake.enqueue_all()
+
+    async def prune(self) -> None:
+        """List every kind, and wake only what is concerned; what cannot be listed now is left to the next round."""
+        try:
+            await self._lists()
+        except (Conflict, Retryable) as error:
+            _logger.warning("lists cut short: %s", error)
+
+    async def _lists(self) -> None:
         for kind in WATCHED:
             for namespace in self._namespaces if kind.namespaced else (None,):
                 self._intake.listed(kind, namespace, await self._port.list(kind, namespace, kind.selector))
-        self._intake.enqueue_all()
 
     async def run(self) -> None:
         """List in rounds until cancelled, at the period plus or minus a tenth."""

@@ -1,4 +1,4 @@
-"""The operator put together: client, cache, queue, workers, scraper, resync, pages; started and stopped as one.
+"""The operator put together: client, cache, queue, workers, scraper, resync, informer, pages; one start, one stop.
 
 Order of start: pages, Lease (if asked for), one list of every kind, then workers. Order of stop: no new keys, up to
 `DRAIN_SECONDS` for reconciles in progress, then everything is cut; what was cut is done again after the next start.
@@ -24,8 +24,9 @@ from specop.controllers.resync import Resync
 from specop.controllers.routing import interests
 from specop.controllers.worker import Worker
 from specop.kube.cache import Cache, Key
-from specop.kube.client import Client, Connection, connection_of, load_configuration, own_namespace
+from specop.kube.client import Client, load_configuration, own_namespace
 from specop.kube.lease import Lease
+from specop.operator.informer import Informer
 from specop.operator.metrics import Metrics
 from specop.operator.probes import Pages
 from specop.operator.settings import Settings
@@ -49,16 +50,13 @@ class App:
         self._tasks: list[asyncio.Task[None]] = []
         self._client: Client | None = None
         self._lease: Lease | None = None
+        self._informer: Informer | None = None
         self._primed = False
         self.failed = asyncio.Event()
         """Set when a task of ours ended: the process must end too."""
 
-    async def connect(self) -> Connection:
-        """How to reach the API server, read anew each time: tokens rotate."""
-        return await connection_of(await load_configuration())
-
-    async def start(self) -> None:
-        """Come up; returns when the cache is primed and the workers run."""
+    async def start(self, *, watch: bool = False) -> None:
+        """Come up; returns when the cache is primed and the workers run. `watch`: with an informer of our own."""
         settings = self._settings
         port = await self._pages.start(settings.port)
         _logger.info("pages on port %d", port)
@@ -90,11 +88,17 @@ class App:
         )
         self._spawn(scraper.run(), "scraper")
         self._spawn(resync.run(), "resync")
+        if watch:
+            namespaces = settings.watch_namespaces
+            self._informer = Informer(self.intake, resync, namespaces, restarted=self._metrics.watch_restarted)
+            self._spawn(self._informer.run(), "informer")
         _logger.info("reconciling %s", ", ".join(settings.watch_namespaces) or "all namespaces")
 
     async def stop(self) -> None:
         """Go down; returns when nothing of ours runs."""
         self._queue.close()
+        if self._informer is not None:
+            self._informer.stop()
         await asyncio.gather(*(worker.stop(DRAIN_SECONDS) for worker in self._workers))
         for task in self._tasks:
             task.remove_done_callback(self._ended)

@@ -1,4 +1,4 @@
-"""kopf as an informer: every watched kind has one `on.event` handler that hands the object to the intake.
+"""kopf as an informer: every watched kind has one `on.event` handler that hands the object on.
 
 It is: all of kopf that specop uses, and all settings of it. Nothing here can fail, because kopf drops what a handler of
 this kind raises.
@@ -7,50 +7,59 @@ objects, or slow the start down. No object of a user gets anything from kopf.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import kopf
 
+from specop.api.shared import Json
 from specop.common.names import GROUP
-from specop.controllers.intake import Intake
-from specop.kube.client import Connection
+from specop.kube.client import connection_of, load_configuration
 from specop.kube.resources import WATCHED, Kind
 
 _TOKEN_LIFE = timedelta(minutes=5)
 """ServiceAccount tokens rotate: kopf asks for the connection again after this time."""
 
+Deliver = Callable[[Json], object]
 
-def register(registry: kopf.OperatorRegistry, intake: Intake, connect: Callable[[], Awaitable[Connection]]) -> None:
-    """Add the login and the event handlers to a registry."""
 
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        connection = await connect()
-        return kopf.ConnectionInfo(
-            server=connection.server,
-            ca_path=connection.ca_path,
-            certificate_path=connection.certificate_path,
-            private_key_path=connection.private_key_path,
-            token=connection.token,
-            expiration=datetime.now(UTC) + _TOKEN_LIFE if connection.token else None,
-        )
-
-    kopf.on.login(registry=registry)(login)
+def register(registry: kopf.OperatorRegistry, *, seen: Deliver, gone: Deliver) -> None:
+    """Add the login and the event handlers to a registry: `seen` is told what exists, `gone` what was deleted."""
+    kopf.on.login(registry=registry)(_login)
     for kind in WATCHED:
-        _watch(registry, intake, kind)
+        _watch(registry, kind, seen, gone)
 
 
-def _watch(registry: kopf.OperatorRegistry, intake: Intake, kind: Kind) -> None:
+async def _login(**_: Any) -> kopf.ConnectionInfo:
+    connection = await connection_of(await load_configuration())
+    return kopf.ConnectionInfo(
+        server=connection.server,
+        ca_path=connection.ca_path,
+        certificate_path=connection.certificate_path,
+        private_key_path=connection.private_key_path,
+        token=connection.token,
+        expiration=datetime.now(UTC) + _TOKEN_LIFE if connection.token else None,
+    )
+
+
+def _watch(registry: kopf.OperatorRegistry, kind: Kind, seen: Deliver, gone: Deliver) -> None:
     async def on_event(event: kopf.RawEvent, **_: Any) -> None:
-        body: dict[str, Any] = {"apiVersion": kind.api_version, "kind": kind.name, **event["object"]}
-        if event["type"] == "DELETED":
-            intake.gone(body)
-        else:
-            intake.seen(body)
+        body: Json = {"apiVersion": kind.api_version, "kind": kind.name, **event["object"]}
+        (gone if event["type"] == "DELETED" else seen)(body)
 
-    version = kind.api_version.rpartition("/")[2]
-    kopf.on.event(kind.group, version, kind.plural, id=f"seen-{kind.plural}", registry=registry)(on_event)
+    kopf.on.event(kind.group, _version(kind), kind.plural, id=f"seen-{kind.plural}", registry=registry)(on_event)
+
+
+def _version(kind: Kind) -> str:
+    return kind.api_version.rpartition("/")[2]
+
+
+def settings() -> kopf.OperatorSettings:
+    """Return kopf's settings as specop wants them."""
+    made = kopf.OperatorSettings()
+    configure(made)
+    return made
 
 
 def configure(settings: kopf.OperatorSettings) -> None:
@@ -64,8 +73,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     # Children only, filtered by the server: else all pods of the cluster would be streamed.
     for kind in WATCHED:
         if kind.selector:
-            version = kind.api_version.rpartition("/")[2]
-            settings.watching.label_selectors[kind.group, version, kind.plural] = kind.selector
+            settings.watching.label_selectors[kind.group, _version(kind), kind.plural] = kind.selector
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5

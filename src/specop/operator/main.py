@@ -1,6 +1,7 @@
-"""Entry point: `python -m specop.operator.main`, with kopf inside; or `kopf run operator/main.py` through `attach`."""
+"""Entry point: `python -m specop.operator.main`; or `kopf run operator/main.py` through `attach`."""
 
 import asyncio
+import signal
 import sys
 from typing import Any
 
@@ -12,8 +13,8 @@ from specop.operator.app import App
 from specop.operator.settings import Settings, load
 
 
-def attach(registry: kopf.OperatorRegistry, settings: Settings) -> App:
-    """Put the operator into a kopf registry: it starts and stops with kopf."""
+def attach(registry: kopf.OperatorRegistry, settings: Settings) -> None:
+    """Put the operator into the registry of a kopf that somebody else runs: it starts and stops with it."""
     app = App(settings)
 
     async def startup(settings: kopf.OperatorSettings, **_: Any) -> None:
@@ -25,20 +26,26 @@ def attach(registry: kopf.OperatorRegistry, settings: Settings) -> App:
 
     kopf.on.startup(registry=registry)(startup)
     kopf.on.cleanup(registry=registry)(cleanup)
-    handlers.register(registry, app.intake, app.connect)
-    return app
+    handlers.register(registry, seen=app.intake.seen, gone=app.intake.gone)
 
 
 async def run(settings: Settings) -> bool:
     """Run until a signal comes; False if it ended because a part of it failed."""
-    registry = kopf.OperatorRegistry()
-    app = attach(registry, settings)
-    await kopf.operator(
-        registry=registry,
-        clusterwide=not settings.watch_namespaces,
-        namespaces=settings.watch_namespaces,
-        stop_flag=app.failed,
-    )
+    app = App(settings)
+    signalled = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, signalled.set)
+    starting = asyncio.create_task(app.start(watch=True))
+    ends = [asyncio.create_task(event.wait()) for event in (signalled, app.failed)]
+    try:
+        await asyncio.wait((starting, *ends), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (starting, *ends):
+            task.cancel()
+        await app.stop()
     return not app.failed.is_set()
 
 

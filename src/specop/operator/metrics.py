@@ -40,6 +40,9 @@ class Metrics:
         self.loop_lag = Gauge(
             "specop_loop_lag_seconds", "How late the event loop ran its last timer.", registry=self.registry
         )
+        self._restarts = Counter(
+            "specop_watch_restarts", "How often watching ended and was begun anew.", registry=self.registry
+        )
         depth = Gauge("specop_queue_depth", "Keys that wait to be reconciled.", registry=self.registry)
         depth.set_function(lambda: len(queue))
         self.registry.register(_Inventory(cache))
@@ -52,6 +55,10 @@ class Metrics:
     def requested(self, verb: str, kind: str, status: int) -> None:
         """Observe one request to the API server."""
         self._requests.labels(verb, kind, str(status)).inc()
+
+    def watch_restarted(self) -> None:
+        """Observe that watching was begun anew."""
+        self._restarts.inc()
 
     def read(self, page: str, result: str) -> None:
         """Observe one read of a pod's page."""
