@@ -9,6 +9,7 @@ Minds: builds run in a mount namespace of their own, so that an interrupted one 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def load(state: Path, *names: str) -> None:
 def _build(name: str, target: Path) -> None:
     base = _base()
     with console.step(f"building {name}"):
-        _buildah("pull", "-q", f"oci-archive:{base}")
+        _buildah("pull", "-q", f"docker-archive:{base}")
         build = (
             "bud",
             "--isolation=chroot",
@@ -78,7 +79,19 @@ def _build(name: str, target: Path) -> None:
             name,
         )
         _buildah(*build, cache.REPOSITORY)
-        _buildah("push", "--disable-compression", name, f"oci-archive:{target}/image.tar:{name}")
+        _push(name, target)
+    for old in _older(folder=target.parent, prefix=f"{_folder(name).name}-"):
+        shutil.rmtree(old)
+
+
+def _older(folder: Path, prefix: str) -> list[Path]:
+    """Return an image's archives but the newest: each change of the project makes another, of most of a gigabyte."""
+    found = [path for path in folder.iterdir() if path.name.startswith(prefix)]
+    return sorted(found, key=lambda path: path.stat().st_mtime)[:-1]
+
+
+def _push(name: str, target: Path) -> None:
+    _buildah("push", name, f"docker-archive:{target}/image.tar:{name}")  # the archive whose layers are not compressed
 
 
 def _base() -> Path:
@@ -98,7 +111,7 @@ def _build_base(target: Path) -> None:
         root.mkdir()
         rootfs.write(root)
         _buildah("bud", "--isolation=chroot", "-f", _IMAGES / "python/Dockerfile", "-t", PYTHON, root)
-        _buildah("push", "--disable-compression", PYTHON, f"oci-archive:{target}/image.tar:{PYTHON}")
+        _push(PYTHON, target)
 
 
 def _buildah(*arguments: str | Path) -> None:
