@@ -54,6 +54,7 @@ def start(settings: Settings) -> None:
     if PAUSE_IMAGE not in ctr(settings, "images", "list", "-q"):
         with oci.image(PAUSE_IMAGE, {"pause": binaries.path("kube") / "pause"}, ["/pause"]) as archive:
             ctr(settings, "images", "import", str(archive))
+    _mount_kubelet_folder(settings)
     part("kubelet", kube, "kubelet", *_kubelet(settings, configuration))
     server = api.ApiServer(settings.apiserver, settings.pki)
     wait("kubelet", lambda: _is_ready(server.get(f"/api/v1/nodes/{NODE}")))
@@ -127,6 +128,15 @@ def _scheduler(settings: Settings) -> list[str]:
     return [kubeconfig, "--leader-elect=false", "--secure-port=0", "--profiling=false"]
 
 
+def _mount_kubelet_folder(settings: Settings) -> None:
+    """Give the kubelet's folder, which lies on the state's disk, a short name: its sockets lie there."""
+    folder, name = settings.state / "kubelet", settings.sockets / "kubelet"
+    folder.mkdir(exist_ok=True)
+    name.mkdir(exist_ok=True)
+    if name not in mounts.below(name):
+        console.output(["mount", "--bind", folder, name])
+
+
 def _proxy(settings: Settings) -> list[str]:
     return [
         *(f"--kubeconfig={settings.pki}/kube-proxy.kubeconfig", f"--hostname-override={NODE}"),
@@ -142,7 +152,7 @@ def _proxy(settings: Settings) -> list[str]:
 def _kubelet(settings: Settings, configuration: Path) -> list[str]:
     return [
         *(f"--config={configuration}/kubelet.json", f"--kubeconfig={settings.pki}/kubelet.kubeconfig"),
-        *(f"--root-dir={settings.state}/kubelet", f"--cert-dir={settings.state}/kubelet-certs"),
+        *(f"--root-dir={settings.sockets}/kubelet", f"--cert-dir={settings.state}/kubelet-certs"),
         *(f"--hostname-override={NODE}", f"--node-ip={GATEWAY}"),
     ]
 
