@@ -1,7 +1,7 @@
 """The operator, the test kubelet and, where asked, the faulty way between operator and API server."""
 
 import json
-import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +78,7 @@ def team(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Team]:
         finally:
             operator.kill()
             if operator.log.exists():
-                logging.getLogger(__name__).info("the operator said:\n%s", operator.log.read_text()[-4000:])
+                sys.stderr.write(operator.log.read_text()[-4000:])
             control_plane.kubectl("delete", "namespace", namespace, "--wait=false")
 
 

@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import kopf
 
@@ -22,6 +23,7 @@ from specop.operator import handlers
 
 LIST_AFTER_SECONDS = 5.0
 AGAIN_AFTER_SECONDS = 2.0
+END_SECONDS = 3.0
 _logger = logging.getLogger(__name__)
 
 
@@ -63,15 +65,38 @@ class Informer:
             seen=lambda body: loop.call_soon_threadsafe(self._intake.seen, body),
             gone=lambda body: loop.call_soon_threadsafe(self._intake.gone, body),
         )
+        own = asyncio.new_event_loop()
         try:
-            asyncio.run(
-                kopf.operator(
-                    registry=registry,
-                    settings=handlers.settings(),
-                    clusterwide=not self._namespaces,
-                    namespaces=self._namespaces,
-                    stop_flag=self._stop,
-                )
-            )
+            own.run_until_complete(self._watch(registry))
+            own.run_until_complete(_end(asyncio.all_tasks(own)))
         except Exception as error:  # noqa: BLE001 - whatever ended it, the cure is to begin anew
-            _logger.warning("the watch ended: %s: %s", type(error).__name__, error)
+            _logger.warning("watching failed: %s: %s", type(error).__name__, error)
+        finally:
+            own.close()
+
+    async def _watch(self, registry: kopf.OperatorRegistry) -> None:
+        """Run kopf's tasks until the first of them ends.
+
+        `kopf.operator` would then wait for the others, and after some failures of a watch it waits for ever.
+        """
+        tasks = await kopf.spawn_tasks(
+            registry=registry,
+            settings=handlers.settings(),
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            stop_flag=self._stop,
+        )
+        ended, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await _end(others)
+        for task in ended:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _logger.warning("%s ended: %s: %s", task.get_name(), type(error).__name__, error)
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks; what does not end in time is left behind with its loop."""
+    others = {task for task in tasks if task is not asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=END_SECONDS)
