@@ -9,7 +9,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,11 @@ import pyarrow as pa
 
 from specop.common.clock import format_time
 from specop.data.decide import Survey
-from specop.data.formats import Fate, Json
+from specop.data.formats import Fate, Json, from_microseconds
 from specop.data.render import Tokens, rows_of
 from specop.data.tokens import TargetText
 from specop.data.writer import Requests, Row, Shards
 
-_CONSTRAINTS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 _KEPT = (Fate.TRAIN, Fate.HOLDOUT)
 _NOTED = 4096
 
@@ -67,7 +65,7 @@ class Builder:
                     kept += written
                     if written and held:
                         name = self._sources[exchange["source"]]
-                        requests.write(exchange["key"].hex(), name, json.loads(exchange["request"]))
+                        requests.write(exchange["key"].hex(), name, exchange["request"])
                 yield kept
         self._note(0)
         self.built.paths = [*train.paths, *holdout.paths, requests.path]
@@ -76,16 +74,15 @@ class Builder:
     def _write(self, exchange: Json, rows: list[Tokens], shards: Shards, fate: Fate) -> bool:
         """Write the rows of one exchange; False where it has none, its fate then corrected."""
         source, name = exchange["source"], self._sources[exchange["source"]]
-        request = json.loads(exchange["request"])
-        constrained, temperature = is_constrained(request), temperature_of(request)
+        constrained, temperature = exchange["constrained"], exchange["temperature"]
         some = False
         for index, whole in enumerate(rows):
             tokens = whole.cut(self._max_length)
-            self.built.truncated += len(whole.input_ids) > self._max_length
             if not tokens.supervised:
                 continue
             some = True
-            key = exchange["key"] + (index.to_bytes(2) if index else b"")
+            self.built.truncated += len(whole.input_ids) > self._max_length
+            key = exchange["key"] + (index.to_bytes(4) if index else b"")
             shards.write(
                 Row(
                     key=key.hex(),
@@ -111,20 +108,6 @@ class Builder:
             self._noted = []
 
 
-def is_constrained(request: Json) -> bool:
-    """Whether the engine masked the target's distribution by a grammar."""
-    kind = (request.get("response_format") or {}).get("type", "text")
-    choice = request.get("tool_choice")
-    forced = choice == "required" or isinstance(choice, dict)
-    return kind != "text" or forced or any(request.get(name) for name in _CONSTRAINTS)
-
-
-def temperature_of(request: Json) -> float:
-    """Return the sampling temperature of a request; OpenAI's default where it says nothing."""
-    value = request.get("temperature")
-    return float(value) if isinstance(value, int | float) else 1.0
-
-
 def content_hash(tokens: Tokens, constrained: bool, temperature: float, fate: Fate) -> bytes:
     """Hash of what a row teaches, without where and when it was found: 16 bytes."""
     hasher = hashlib.sha256(np.asarray(tokens.input_ids, dtype="<i4").tobytes())
@@ -141,4 +124,4 @@ def rows_digest(hashes: Iterable[bytes]) -> str:
 
 
 def _time(microseconds: int | None) -> str:
-    return "" if microseconds is None else format_time(datetime.fromtimestamp(microseconds / 1_000_000, UTC))
+    return "" if microseconds is None else format_time(from_microseconds(microseconds))

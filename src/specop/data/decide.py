@@ -24,7 +24,7 @@ _INSERT_ROWS = 16_384
 _DUPLICATES = f"""
 update rows set fate = {Fate.DUPLICATE:d} from (
     select ordinal from rows where fate = {Fate.TRAIN:d}
-    qualify row_number() over (partition by content order by time nulls last, key) > 1
+    qualify row_number() over (partition by content order by time nulls last, key, ordinal) > 1
 ) as later where rows.ordinal = later.ordinal
 """  # noqa: S608 - built from constants
 _OUTWEIGHED = f"""

@@ -7,7 +7,7 @@ assistant turns in the request were captured with requests of their own, so only
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any, Literal
 
@@ -17,6 +17,16 @@ CHAT_ROUTE = "/v1/chat/completions"
 _ENDED = ("stop", "tool_calls", "function_call")
 _CUT = "length"
 _HTTP_ERROR = 400
+_GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+_OPTION_TYPES = (
+    ("tools", list),
+    ("chat_template_kwargs", dict),
+    ("response_format", dict),
+    ("reasoning_effort", str),
+    ("temperature", int | float),
+)
+_MAX_TEMPERATURE = 100.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Fate(IntEnum):
@@ -67,6 +77,20 @@ class Exchange:
     token_ids: tuple[int, ...] = ()
     """Logged by the engine; both or neither."""
 
+    @property
+    def constrained(self) -> bool:
+        """Whether the engine masked the target's distribution by a grammar."""
+        kind = (self.request.get("response_format") or {}).get("type", "text")
+        choice = self.request.get("tool_choice")
+        forced = choice == "required" or isinstance(choice, dict)
+        return kind != "text" or forced or any(self.request.get(name) for name in _GRAMMARS)
+
+    @property
+    def temperature(self) -> float:
+        """The sampling temperature; OpenAI's default where the request says nothing."""
+        value = self.request.get("temperature")
+        return 1.0 if value is None else float(value)
+
 
 def parse(data: bytes) -> Json:
     """Parse one line; raises Unusable(SET_ASIDE)."""
@@ -102,9 +126,9 @@ def read_chat(row: Json) -> Exchange:
 
 def read_capture(row: Json) -> Exchange:
     """Read a captured request with its response. Raises Unusable."""
-    request, response = row["request"], row["response"]
+    request, response = row.get("request"), row.get("response")
     if not isinstance(request, dict) or not isinstance(response, dict):
-        raise Unusable(Fate.SET_ASIDE, "request or response is not an object")
+        raise Unusable(Fate.SET_ASIDE, "no request or no response")
     time = capture_time(row)
     if row.get("route", CHAT_ROUTE) != CHAT_ROUTE:
         raise Unusable(Fate.UNSUPPORTED, "not a chat completion")
@@ -131,14 +155,24 @@ def read_capture(row: Json) -> Exchange:
 
 
 def capture_time(row: Json) -> datetime:
-    """When a captured request ended; raises Unusable(SET_ASIDE)."""
+    """When a captured request ended, in UTC; raises Unusable(SET_ASIDE)."""
     try:
         time = datetime.fromisoformat(row["time"])
-    except (KeyError, TypeError, ValueError):
+        if time.tzinfo is None:
+            raise Unusable(Fate.SET_ASIDE, "a time without zone")
+        return time.astimezone(UTC)
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise Unusable(Fate.SET_ASIDE, "no RFC 3339 time") from None
-    if time.tzinfo is None:
-        raise Unusable(Fate.SET_ASIDE, "a time without zone")
-    return time
+
+
+def to_microseconds(time: datetime) -> int:
+    """Microseconds since 1970, exact."""
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def from_microseconds(count: int) -> datetime:
+    """Return the moment so many microseconds after 1970 began, in UTC."""
+    return _EPOCH + timedelta(microseconds=count)
 
 
 def flat_content(message: Json) -> str:
@@ -154,11 +188,14 @@ def _checked(exchange: Exchange) -> Exchange:
     if not exchange.token_ids and not (flat_content(answer) or answer.get("tool_calls") or reasoning(answer)):
         raise Unusable(Fate.UNSUPERVISED, "an empty answer")
     options = exchange.request
-    if options.get("continue_final_message") or options.get("chat_template") or options.get("echo"):
+    changed = any(options.get(name) for name in ("continue_final_message", "chat_template", "echo"))
+    if changed or options.get("add_generation_prompt") is False:
         raise Unusable(Fate.UNSUPPORTED, "an option that changes the template")
-    for name, kind in (("tools", list), ("chat_template_kwargs", dict)):
+    for name, kind in _OPTION_TYPES:
         if not isinstance(options.get(name), kind | None):
             raise Unusable(Fate.SET_ASIDE, f"{name} of a wrong type")
+    if not 0 <= (options.get("temperature") or 0) <= _MAX_TEMPERATURE:
+        raise Unusable(Fate.SET_ASIDE, "a temperature that none is")
     return exchange
 
 
@@ -202,7 +239,7 @@ def _is_call(call: Any) -> bool:
 
 
 def _ids(value: Any) -> tuple[int, ...]:
-    if isinstance(value, list) and all(isinstance(token, int) and 0 <= token < 1 << 31 for token in value):
+    if isinstance(value, list) and all(type(token) is int and 0 <= token < 1 << 31 for token in value):
         return tuple(value)
     return ()
 

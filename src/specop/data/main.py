@@ -196,7 +196,8 @@ class _Meter:
         self.total = 0
 
     def add(self, size: int) -> None:
-        """Take note of stored bytes that were read."""
+        """Take note of stored bytes that were read, and stop on SIGTERM: many may pass without a row."""
+        self._job.check()
         self._bytes += size
 
     def watch(self, stage: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

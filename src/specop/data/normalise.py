@@ -28,7 +28,7 @@ SURVEYED = pa.schema(
     [
         ("ordinal", pa.int64()),  # 0, 1, 2 … over all lines of all sources, in the order of reading
         ("source", pa.uint16()),  # index in the configuration
-        ("key", pa.binary(32)),  # sha256 of source name, URI, etag and offset
+        ("key", pa.binary(32)),  # sha256 of source name and line: wherever it lies, and however it is packed
         ("time", pa.int64()),  # microseconds since 1970, or null
         ("conversation", pa.binary(16)),  # hash of everything up to the first user turn
         ("content", pa.binary(16)),  # hash of prompt and answer
@@ -43,6 +43,8 @@ SCHEMA = pa.schema(
         ("answer", pa.string()),  # JSON: the assistant's message
         ("history", pa.bool_()),
         ("ended", pa.bool_()),
+        ("constrained", pa.bool_()),
+        ("temperature", pa.float32()),
         ("prompt_token_ids", pa.list_(pa.int32())),
         ("token_ids", pa.list_(pa.int32())),
     ]
@@ -84,7 +86,7 @@ def normalise(
                     unused.note(found, line, why)
             if columns is None:
                 continue
-            key = hashlib.sha256(f"{found.name}\n{found.info.uri}\n{found.info.etag}\n{line.offset}".encode()).digest()
+            key = hashlib.sha256(f"{found.name}\n".encode() + line.data).digest()
             rows.append({"ordinal": ordinal, "source": found.source, "key": key, **columns})
             ordinal += 1
             size += len(line.data)
@@ -122,7 +124,7 @@ class _RowReader:
 def _columns(exchange: Exchange) -> Json:
     try:
         return {
-            "time": int(exchange.time.timestamp() * 1_000_000) if exchange.time else None,
+            "time": formats.to_microseconds(exchange.time) if exchange.time else None,
             "conversation": _hash(_opening(exchange.request)),
             "content": _hash(_content(exchange)),
             "fate": Fate.TRAIN,
@@ -130,11 +132,15 @@ def _columns(exchange: Exchange) -> Json:
             "answer": json.dumps(exchange.answer, ensure_ascii=False).encode().decode(),
             "history": exchange.history,
             "ended": exchange.ended,
+            "constrained": exchange.constrained,
+            "temperature": exchange.temperature,
             "prompt_token_ids": exchange.prompt_token_ids,
             "token_ids": exchange.token_ids,
         }
     except UnicodeEncodeError:
         raise Unusable(Fate.SET_ASIDE, "half a surrogate pair") from None
+    except RecursionError:
+        raise Unusable(Fate.SET_ASIDE, "nested too deeply") from None
 
 
 def _opening(request: Json) -> list[Json]:

@@ -3,16 +3,14 @@
 An own reader, because generic ones stop a whole file at its first bad line and give no positions. It knows nothing of
 JSON. Caps: a line may not pass `MAX_LINE` bytes and a compressed object not expand without measure, so that one odd
 object cannot take the memory or the time of all others. The etag is pinned: a replaced object is an error,
-never a mixture.
+never a mixture; and so is compressed data that ends before its frame does, never a shorter object.
 """
 
-import gzip
 import io
-import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import zstandard
+import pyarrow as pa
 
 from specop.api import reasons
 from specop.common.errors import Conflict, UserError
@@ -63,21 +61,21 @@ def read_lines(store: Store, info: ObjectInfo, passed: Callable[[int], None]) ->
             reasons.SOURCE_CHANGED,
             f"{info.uri} was replaced while it was read: point the source at files that are complete, and run again.",
         ) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+    except OSError as error:
+        if error.errno is not None:  # the system's, not the decompressor's
+            raise
         raise UserError(
             reasons.SOURCE_FORMAT_UNKNOWN,
             f"{info.uri} is damaged: its compressed data cannot be read after byte {offset}.",
         ) from error
 
 
-def _uncompressed(file: io.BufferedReader) -> io.BufferedIOBase:
-    start = file.peek(4)
-    if start.startswith(_GZIP):
-        return gzip.GzipFile(fileobj=file)
-    if start.startswith(_ZSTD):
-        unpacked = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        return io.BufferedReader(unpacked, CHUNK)
-    return file
+def _uncompressed(file: io.BufferedReader) -> io.BufferedReader:
+    start = file.peek(len(_ZSTD))
+    kind = "gzip" if start.startswith(_GZIP) else "zstd" if start.startswith(_ZSTD) else None
+    if kind is None:
+        return file
+    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), kind), CHUNK)
 
 
 class _Chunks(io.RawIOBase):

@@ -13,13 +13,13 @@ ids, they are the row, and nothing is tokenised again.
 """
 
 import json
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import NamedTuple
 
-from specop.data.formats import Json, flat_content, reasoning
+from specop.data.formats import Json, flat_content, from_microseconds, reasoning
 from specop.data.template import ChatTemplate, TemplateRefused
 from specop.data.tokens import Encoded, TargetText
 
@@ -56,13 +56,12 @@ def rows_of(batch: Iterable[Json], target: TargetText) -> Iterator[list[Tokens]]
     """Rows of tokens of each exchange (rows of `normalise.SCHEMA`), in order; empty where the template refuses it."""
     found: list[list[Turns] | Tokens] = []
     for row in batch:
-        exchange = {**row, "request": json.loads(row["request"]), "answer": json.loads(row["answer"])}
         try:
-            found.append(logged(exchange, target) or turns(exchange, target.template, target.end_tokens))
-        except TemplateRefused:
+            exchange = {**row, "request": json.loads(row["request"]), "answer": json.loads(row["answer"])}
+            found.append(logged(exchange, target) or turns(exchange, target.template, target.end_of_turn))
+        except (TemplateRefused, RecursionError):
             found.append([])
-    texts = [turn.text for item in found if isinstance(item, list) for turn in item]
-    encoded = iter(target.encode(texts))
+    encoded = target.encode(turn.text for item in found if isinstance(item, list) for turn in item)
     for item in found:
         yield [item] if isinstance(item, Tokens) else [to_tokens(next(encoded), turn.spans) for turn in item]
 
@@ -79,46 +78,70 @@ def logged(exchange: Json, target: TargetText) -> Tokens | None:
     return Tokens([*prompt, *ids], ((len(prompt), len(prompt) + len(ids)),))
 
 
-def turns(exchange: Json, template: ChatTemplate, end_tokens: frozenset[str]) -> list[Turns]:
+def turns(exchange: Json, template: ChatTemplate, end_of_turn: re.Pattern[str]) -> list[Turns]:
     """Texts of an exchange: one, or more where the template rewrites history. Raises TemplateRefused."""
     messages = [*exchange["request"]["messages"], exchange["answer"]]
-    time = None if exchange["time"] is None else datetime.fromtimestamp(exchange["time"] / 1_000_000, UTC)
+    time = None if exchange["time"] is None else from_microseconds(exchange["time"])
     last = len(messages) - 1
-    learned = [
-        index
-        for index, message in enumerate(messages)
-        if index == last or (exchange["history"] and message["role"] == "assistant")
-    ]
-    written: list[tuple[str, Span]] = []
-    for index in learned:
+    earlier = [index for index in range(last) if exchange["history"] and messages[index]["role"] == "assistant"]
+
+    def turn(index: int, *, ended: bool) -> tuple[str, Span]:
         before = template.render(messages[:index], exchange["request"], time, prompt=True)
         after = template.render(messages[: index + 1], exchange["request"], time, prompt=False)
-        ended = exchange["ended"] if index == last else True
-        span = generated(before, after, messages[index], end_tokens, ended=ended)
-        written.append((after[: span[1]], span))
-    whole = written[-1][0]
-    joint = [span for text, span in written if whole.startswith(text)]
-    apart = [Turns(text, (span,)) for text, span in written if not whole.startswith(text)]
-    return [*apart, Turns(whole, tuple(joint))]
+        span = generated(before, after, messages[index], end_of_turn, ended=ended)
+        return after[: span[1]], span
+
+    whole, whole_span = turn(last, ended=exchange["ended"])
+    joint, apart = [], []
+    for index in earlier:
+        text, span = turn(index, ended=True)
+        if whole.startswith(text):
+            joint.append(span)
+        else:
+            apart.append(Turns(text, (span,)))
+    return [*apart, Turns(whole, (*joint, whole_span))]
 
 
-def generated(before: str, after: str, message: Json, end_tokens: frozenset[str], *, ended: bool) -> Span:
-    """Return where in `after` the engine's own words are, given what it saw."""
-    content = flat_content(message).strip()
-    start = len(before)
-    if not after.startswith(before):
-        # The template shows this turn behind another header than it prompts with; only the content is certain.
-        start = _common_length(before, after)
-        if content and not message.get("tool_calls") and not reasoning(message):
-            start = max(start, after.find(content, start))
-    found = after.rfind(content, start) if content else -1
-    content_end = found + len(content) if found >= 0 else start
-    beyond = start if message.get("tool_calls") else content_end  # calls may stand before or behind the content
-    ends = [(after.find(token, beyond), token) for token in end_tokens]
-    first = min(((place, token) for place, token in ends if place >= 0), default=None)
-    if first is None:
-        return start, len(after) if message.get("tool_calls") else content_end
-    return start, first[0] + len(first[1]) * ended
+def generated(before: str, after: str, message: Json, end_of_turn: re.Pattern[str], *, ended: bool) -> Span:
+    """Return where in `after` the engine's own words are, given what it saw.
+
+    `end_of_turn` matches what may close a turn, in its group 1, with the whitespace before it; of a turn that had not
+    `ended`, it is left out.
+    """
+    content, same = flat_content(message).strip(), after.startswith(before)
+    start = len(before) if same else _common_length(before, after)
+    place, closing = _find_content(after, content, start, end_of_turn)
+    content_end = start if place is None else place + len(content)
+    if not same:
+        start = _first_words(after, message, start, place)
+    closing = closing or end_of_turn.search(after, content_end)
+    if closing is None:
+        return start, len(after) if message.get("tool_calls") else max(start, content_end)
+    if ended:
+        return start, closing.end(1)
+    return start, closing.start(1) if message.get("tool_calls") else max(start, content_end)
+
+
+def _find_content(
+    after: str, content: str, start: int, end_of_turn: re.Pattern[str]
+) -> tuple[int | None, re.Match[str] | None]:
+    """Find where the content begins, and the end of turn behind it: best where the one follows on the other."""
+    if not content:
+        return None, None
+    first = place = after.find(content, start)
+    while place >= 0:
+        if closing := end_of_turn.match(after, place + len(content)):
+            return place, closing
+        place = after.find(content, place + 1)
+    return (first, None) if first >= 0 else (None, None)
+
+
+def _first_words(after: str, message: Json, start: int, content: int | None) -> int:
+    """Return where a turn certainly begins that is shown behind another header than the engine was prompted with."""
+    names = [call["function"]["name"] for call in message.get("tool_calls") or []]
+    places = [after.find(text, start) for text in (reasoning(message).strip(), *names[:1]) if text]
+    found = [place for place in (*places, -1 if content is None else content) if place >= 0]
+    return min(found, default=start)
 
 
 def _common_length(one: str, other: str) -> int:

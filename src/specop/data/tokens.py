@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,8 @@ from specop.data.formats import Json
 from specop.data.template import ChatTemplate
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+_ENCODED_AT_ONCE = 1 << 20
+"""Characters: their tokens and offsets take about a hundred times as many bytes."""
 
 
 class Encoded(NamedTuple):
@@ -45,14 +49,24 @@ class TargetText:
         special = _special_tokens({**_json(folder / "special_tokens_map.json"), **config})
         self.template = _template(folder / "chat_template.jinja", config, special)
         self.vocab_size: int = self._tokenizer.get_vocab_size()
-        self.end_tokens = self._end_tokens(folder, special)
-        """Texts of the tokens that end a generation."""
+        self.end_of_turn = _one_of(self._end_tokens(folder, special))
+        """Matches a token that ends a generation, in group 1, and the whitespace before it."""
 
-    def encode(self, texts: list[str]) -> list[Encoded]:
-        """Tokenise, without adding anything; in parallel over the texts."""
-        return [
-            Encoded(found.ids, found.offsets) for found in self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        ]
+    def encode(self, texts: Iterable[str]) -> Iterator[Encoded]:
+        """Tokenise, without adding anything, in order; in parallel over some texts at a time."""
+        waiting: list[str] = []
+        size = 0
+        for text in texts:
+            waiting.append(text)
+            size += len(text)
+            if size >= _ENCODED_AT_ONCE:
+                yield from self._encode(waiting)
+                waiting, size = [], 0
+        yield from self._encode(waiting)
+
+    def _encode(self, texts: list[str]) -> Iterator[Encoded]:
+        for found in self._tokenizer.encode_batch(texts, add_special_tokens=False):
+            yield Encoded(found.ids, found.offsets)
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids, without special tokens."""
@@ -68,10 +82,9 @@ class TargetText:
 
 
 def _template(path: Path, config: Json, special: dict[str, str]) -> ChatTemplate:
-    inside = config.get("chat_template")
-    if isinstance(inside, list):
-        inside = {item["name"]: item["template"] for item in inside}
-    source = path.read_text() if path.exists() else inside
+    source = path.read_text(encoding="utf-8") if path.exists() else config.get("chat_template")
+    if isinstance(source, list):
+        source = {item["name"]: item["template"] for item in source}
     if not source:
         raise UserError(
             reasons.TARGET_WITHOUT_CHAT_TEMPLATE,
@@ -92,8 +105,18 @@ def _special_tokens(config: Json) -> dict[str, str]:
     return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
+def _one_of(tokens: frozenset[str]) -> re.Pattern[str]:
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile(rf"\s*({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+
 def _json(path: Path) -> Json:
     if not path.exists():
         return {}
-    value = json.loads(path.read_bytes())
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(
+            reasons.TARGET_UNSUPPORTED, f"The target's {path.name} is not JSON: save the model anew."
+        ) from error
     return value if isinstance(value, dict) else {}

@@ -1,7 +1,7 @@
 """Rows of tokens as Parquet shards, requests as JSON lines: what a dataset consists of.
 
-One ordered writer with fixed row groups, so that a shard's bytes follow from its rows; a dataset's digest does not rest
-on them (`specop.storage.blobs.dataset_digest`).
+One ordered writer whose row groups follow from the rows, so that a shard's bytes do, too; a dataset's digest does not
+rest on them (`specop.storage.blobs.dataset_digest`). What waits for its group is bounded in rows and in tokens.
 """
 
 import json
@@ -11,8 +11,6 @@ from typing import Self, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from specop.data.formats import Json
 
 ROWS = pa.schema(
     [
@@ -26,6 +24,8 @@ ROWS = pa.schema(
     ]
 )
 GROUP_ROWS = 1024
+GROUP_TOKENS = 1 << 20
+"""A row group ends with the row that reaches one of the two."""
 SHARD_ROWS = 64 * GROUP_ROWS
 
 
@@ -48,6 +48,7 @@ class Shards:
         self._folder = folder
         self._split = split
         self._waiting: list[Row] = []
+        self._waiting_tokens = 0
         self._writer: pq.ParquetWriter | None = None
         self._in_shard = 0
         self.paths: list[Path] = []
@@ -66,7 +67,8 @@ class Shards:
         self._waiting.append(row)
         self.rows += 1
         self.tokens += len(row["input_ids"])
-        if len(self._waiting) == GROUP_ROWS:
+        self._waiting_tokens += len(row["input_ids"])
+        if len(self._waiting) == GROUP_ROWS or self._waiting_tokens >= GROUP_TOKENS:
             self._flush()
 
     def _flush(self) -> None:
@@ -78,7 +80,7 @@ class Shards:
             self.paths.append(path)
         self._writer.write_table(pa.Table.from_pylist(self._waiting, ROWS), row_group_size=GROUP_ROWS)
         self._in_shard += len(self._waiting)
-        self._waiting = []
+        self._waiting, self._waiting_tokens = [], 0
         if self._in_shard >= SHARD_ROWS:
             self._close()
 
@@ -102,6 +104,7 @@ class Requests:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def write(self, key: str, source: str, request: Json) -> None:
-        """Append one request."""
-        self._file.write(json.dumps({"key": key, "source": source, "request": request}, ensure_ascii=False) + "\n")
+    def write(self, key: str, source: str, request: str) -> None:
+        """Append one request, which is JSON already."""
+        head = json.dumps({"key": key, "source": source})
+        self._file.write(f'{head[:-1]}, "request": {request}}}\n')
