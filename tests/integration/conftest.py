@@ -1,5 +1,6 @@
 """The operator, the test kubelet and, where asked, the faulty way between operator and API server."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -66,20 +67,27 @@ class Team:
         self.wait_for("draftedendpoint", "agent", "DrafterServing", ("True", "ServingDrafter"), seconds)
 
 
-@pytest.fixture
-def team(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Team]:
-    namespace = control_plane.namespace()
-    kubelet = Kubelet(control_plane.kubeconfig, namespace)
-    proxy = Proxy(control_plane.kubeconfig, control_plane.up.apiserver)
+@contextlib.contextmanager
+def teamed(plane: ControlPlane, folder: Path) -> Iterator[Team]:
+    """Make a namespace and all that it needs, and take it away afterwards; the operator is not started yet."""
+    namespace = plane.namespace()
+    kubelet = Kubelet(plane.kubeconfig, namespace)
+    proxy = Proxy(plane.kubeconfig, plane.up.apiserver)
     with kubelet, proxy:
-        operator = OperatorProcess(control_plane, tmp_path, namespace, server=proxy.url)
+        operator = OperatorProcess(plane, folder, namespace, server=proxy.url)
         try:
-            yield Team(control_plane, namespace, kubelet, proxy, operator)
+            yield Team(plane, namespace, kubelet, proxy, operator)
         finally:
             operator.kill()
             if operator.log.exists():
                 sys.stderr.write(operator.log.read_text()[-4000:])
-            control_plane.kubectl("delete", "namespace", namespace, "--wait=false")
+            plane.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.fixture
+def team(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Team]:
+    with teamed(control_plane, tmp_path) as made:
+        yield made
 
 
 def loop_objects(*approvals: Json) -> list[Json]:

@@ -100,5 +100,5 @@ def wait(condition: Any, seconds: float, what: str) -> Any:
     while not (found := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(0.1)
+        time.sleep(0.25)
     return found

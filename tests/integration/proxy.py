@@ -62,6 +62,10 @@ class Proxy:
     def _run(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._serve(ready))
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         self._loop.close()
 
     async def _serve(self, ready: threading.Event) -> None:
@@ -100,8 +104,8 @@ class Proxy:
                 return self._cut(request)
             passed = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP}
             response = web.StreamResponse(status=answer.status, headers=passed)
-            await response.prepare(request)
             with contextlib.suppress(ConnectionError):  # the operator was killed
+                await response.prepare(request)
                 async for chunk in answer.content.iter_any():
                     await response.write(chunk)
                 await response.write_eof()

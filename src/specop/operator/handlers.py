@@ -65,7 +65,7 @@ def settings() -> kopf.OperatorSettings:
 def configure(settings: kopf.OperatorSettings) -> None:
     """Set every kopf setting that differs from its default, and say why."""
     # kopf notes each event of each object; our own log tells what was done.
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    logging.getLogger("kopf").setLevel(logging.WARNING)
     # No peering: a stranger's peering object must not pause us.
     settings.peering.standalone = True
     # The chart installs CRDs first; watching CRDs and namespaces would need rights that we do not want.
