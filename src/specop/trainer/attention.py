@@ -6,9 +6,9 @@ later step 1…k, only the key of its own chain. So a step is causal attention o
 contributes keys and values at step 0 and costs nothing more.
 
 Numerics: scores, softmax and sums are float32 or wider whatever the inputs are. The backward pass recomputes the
-probabilities from the merged log-sum-exp; the part that belongs to step 0 then needs no special case, because a softmax
-over a union of keys is the same softmax seen piece by piece. Memory is one block of `QUERY_BLOCK` queries by the keys of
-one document.
+probabilities from the merged log-sum-exp; the part that belongs to step 0 then needs no special case, because a
+softmax over a union of keys is the same softmax seen piece by piece. Memory is one block of `QUERY_BLOCK` queries by
+one document's keys.
 
 Not here: rotary embedding (the caller applies it), dropout (drafters are trained without), sliding windows.
 """
@@ -26,7 +26,7 @@ QUERY_BLOCK = 256
 class Segment(NamedTuple):
     """One generated span inside a pack.
 
-    Anchors `a0…a1` stand on consecutive tokens of one document; its keys begin at token `n0`, and the last of the anchors
+    Anchors `a0…a1` stand on consecutive tokens of one document; its keys begin at token `n0`, and the last anchor
     stands on token `n1 - 1`. An anchor sees the keys up to and with its own token.
     """
 
@@ -41,7 +41,7 @@ def ttt_attention(
 ) -> Tensor:
     """Attend from anchors to the tokens of step 0 and to the anchors' own later keys.
 
-    `q_AHd`: queries of A anchors, H heads. `k_NGd`, `v_NGd`: step 0, N tokens, G key-value heads (H is a multiple of G).
+    `q_AHd`: queries of A anchors, H heads. `k_NGd`, `v_NGd`: step 0, N tokens, G key-value heads (G divides H).
     `diagonals`: for each later step its (k_AGd, v_AGd). Returns o_AHd in the dtype of `q_AHd`.
     """
     flat = [tensor for pair in diagonals for tensor in pair]
@@ -52,7 +52,7 @@ class _TTTAttention(torch.autograd.Function):
     """Forward merges, backward recomputes; both walk blocks of queries."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, q_AHd: Tensor, k_NGd: Tensor, v_NGd: Tensor, segments: Sequence[Segment], *diagonals: Tensor
     ) -> Tensor:
         q, k, v, *later = (_wide(tensor) for tensor in (q_AHd, k_NGd, v_NGd, *diagonals))
@@ -76,7 +76,7 @@ class _TTTAttention(torch.autograd.Function):
         return out.view_as(q).to(q_AHd.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad_AHd: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_AHd: Tensor) -> tuple[Tensor | None, ...]:
         q_AHd, k_NGd, v_NGd, out_AGRd, lse_AGR, *diagonals = ctx.saved_tensors
         q, k, v, *later = (_wide(tensor) for tensor in (q_AHd, k_NGd, v_NGd, *diagonals))
         q_AGRd, grad_AGRd = _grouped(q, k.shape[1]), _grouped(_wide(grad_AHd), k.shape[1])
@@ -113,7 +113,7 @@ def _grouped(x_AHd: Tensor, groups: int) -> Tensor:
 
 
 def _block(x_cGRd: Tensor) -> Tensor:
-    """c queries of R heads as c*R rows of each group: GQd."""
+    """Lay out c queries of R heads as c*R rows of each group: GQd."""
     return x_cGRd.permute(1, 2, 0, 3).reshape(x_cGRd.shape[1], -1, x_cGRd.shape[-1])
 
 
@@ -142,4 +142,5 @@ def _scores(q_cGRd: Tensor, k_TGd: Tensor) -> Tensor:
 
 def _own_score(q_AGRd: Tensor, k_AGd: Tensor) -> Tensor:
     """Scaled score of each query with its own chain's key: AGR."""
-    return (q_AGRd * k_AGd[:, :, None]).sum(-1) * q_AGRd.shape[-1] ** -0.5
+    scores: Tensor = (q_AGRd * k_AGd[:, :, None]).sum(-1) * q_AGRd.shape[-1] ** -0.5
+    return scores

@@ -11,10 +11,13 @@ of anchor a is what step 0 needs of anchor a + k.
 """
 
 import random
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -25,6 +28,7 @@ from specop.api import reasons
 from specop.common.errors import UserError
 from specop.common.hashing import sha256_hex
 from specop.trainer.attention import Segment
+from specop.trainer.config import Recipe
 
 PACK_TOKENS = 4096
 """Tokens of one forward and backward pass; a longer row is a pack of its own."""
@@ -54,7 +58,7 @@ class Row:
         return self.anchors[-1][1] if self.anchors else 0
 
     def labels(self, steps: int) -> list[int]:
-        """Number of labels of each draft step."""
+        """Count the labels of each draft step."""
         return [sum(max(end - k - start, 0) for start, end in self.anchors) for k in range(steps)]
 
 
@@ -83,15 +87,15 @@ def read_rows(files: Sequence[Path], max_length: int, vocab_size: int) -> list[R
     return rows
 
 
-def _row(record: dict[str, object], max_length: int) -> Row:
-    ids = tuple(record["input_ids"] or ())[:max_length]  # type: ignore[arg-type]
-    spans = [(span["start"], min(span["end"], max_length)) for span in record["spans"] or ()]  # type: ignore[attr-defined]
+def _row(record: dict[str, Any], max_length: int) -> Row:
+    ids = tuple(record["input_ids"] or ())[:max_length]
+    spans = [(span["start"], min(span["end"], max_length)) for span in record["spans"] or ()]
     return Row(
         key=str(record["key"]),
         ids=ids,
         spans=tuple((start, end) for start, end in spans if start < max_length),
         constrained=bool(record["constrained"]),
-        temperature=float(record["temperature"] or 0),  # type: ignore[arg-type]
+        temperature=float(record["temperature"] or 0),
     )
 
 
@@ -110,6 +114,35 @@ def epoch_batches(lengths: Sequence[int], digest: str, seed: int, epoch: int, ba
     packs = list(_filled(order, lengths, min(PACK_TOKENS, batch_tokens)))
     sizes = [sum(lengths[row] for row in pack) for pack in packs]
     return [[packs[index] for index in batch] for batch in _filled(range(len(packs)), sizes, batch_tokens)]
+
+
+class Plan:
+    """All optimiser steps of a run, in order."""
+
+    def __init__(self, lengths: Sequence[int], digest: str, recipe: Recipe) -> None:
+        """`lengths`: tokens of each row; `digest`: the dataset's."""
+        self._arguments = (lengths, digest, recipe.seed)
+        self._batch_tokens = recipe.batch_tokens
+        self._opened: tuple[int, list[Batch]] = (-1, [])
+        sizes = [len(self._epoch(epoch)) for epoch in range(recipe.epochs)]
+        self._ends = list(accumulate(sizes))
+        self.total = min(self._ends[-1], recipe.max_steps or self._ends[-1])
+        """Optimiser steps of the run."""
+
+    def batch(self, step: int) -> Batch:
+        """Packs of optimiser step `step`, from 0."""
+        epoch = bisect_right(self._ends, step)
+        return self._epoch(epoch)[step - (self._ends[epoch - 1] if epoch else 0)]
+
+    def _epoch(self, epoch: int) -> list[Batch]:
+        if self._opened[0] != epoch:
+            self._opened = (epoch, epoch_batches(*self._arguments, epoch, self._batch_tokens))
+        return self._opened[1]
+
+
+def in_order(lengths: Sequence[int]) -> Batch:
+    """All rows, packed in their own order."""
+    return list(_filled(range(len(lengths)), lengths, PACK_TOKENS))
 
 
 def _filled(items: Sequence[int], sizes: Sequence[int], limit: int) -> Iterator[list[int]]:
@@ -153,8 +186,9 @@ class Pack:
 
     def to(self, device: torch.device) -> "Pack":
         """Move all tensors."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Pack(**{name: x.to(device) if isinstance(x, Tensor) else x for name, x in moved.items()})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: x.to(device) if isinstance(x, Tensor) else x for k, x in values.items()}
+        return Pack(**moved)
 
     def later(self, values_A: Tensor, step: int) -> Tensor:
         """Values of the anchors `step` further; the last ones repeat (they have no label there)."""

@@ -4,7 +4,7 @@ Not here: defaults and presets (`api/preset.py` resolves them before the Job is 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from specop.api import reasons
 from specop.api.training_job import Hyperparameters
@@ -50,7 +50,7 @@ def recipe(given: Hyperparameters) -> Recipe:
     for name in Hyperparameters.model_fields:
         if getattr(given, name) is None and name != "max_steps":
             _refuse(name, "is not set; the operator resolves every field before it makes the Job")
-    values = {name: getattr(given, name) for name in Hyperparameters.model_fields}
+    values: dict[str, Any] = {name: getattr(given, name) for name in Hyperparameters.model_fields}
     eta = float(values.pop("lk_eta"))
     weights = {term.name: float(term.weight) for term in values.pop("loss")}
     if len(weights) == 0 or sum(weights.values()) <= 0:
@@ -60,10 +60,11 @@ def recipe(given: Hyperparameters) -> Recipe:
             _refuse(name, "must be above 0")
     if float(values["step_decay"]) > 1:
         _refuse("step_decay", "must not be above 1: later draft steps are used less often")
+    decimals = ("step_decay", "learning_rate", "weight_decay", "max_grad_norm")
+    values |= {name: float(values[name]) for name in decimals}
     return Recipe(
         loss=LossWeights(weights.get("KL", 0.0), weights.get("LKHybrid", 0.0), weights.get("CE", 0.0), eta),
         warmup_fraction=values.pop("warmup_percent") / 100,
-        **{name: float(values.pop(name)) for name in ("step_decay", "learning_rate", "weight_decay", "max_grad_norm")},
         **values,
     )
 

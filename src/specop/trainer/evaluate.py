@@ -5,12 +5,13 @@ token and the target's most likely one; then
 
     acceptance length = 1 + sum over k = 1…K of P(first k drafts accepted)
 
-Drafting is teacher forced, which is exact here: step k is fed the served tokens, and as long as all drafts before it agree
-they are what the drafter itself proposed. Products of marginals, by contrast, would be biased. Under a grammar the engine
-verifies against the masked target, whose choice is the served token, so there agreement with it alone decides.
+Drafting is teacher forced, which is exact here: step k is fed the served tokens, and as long as all drafts before it
+agree they are what the drafter itself proposed. Products of marginals, by contrast, would be biased. Under a grammar
+the engine verifies against the masked target, whose choice is the served token, so there agreement with it alone
+decides.
 
-`expected` weighs each anchor by how often serving would draft there: an engine that accepted j drafts goes on j + 1 tokens
-further. It is what the engine's counters will show on this text.
+`expected` weighs each anchor by how often serving would draft there: an engine that accepted j drafts goes on j + 1
+tokens further. It is what the engine's counters will show on this text.
 """
 
 from collections.abc import Iterable

@@ -1,10 +1,10 @@
 """The losses, with gradients derived by hand, fused with the drafter's head.
 
-At draft step k, for an anchor with the target's distribution p and the draft's q = softmax(z) over the draft vocabulary:
+At draft step k, for an anchor with the target's distribution p and the draft's q = softmax(z) over draft tokens:
 
-    CE        -log q(x)                     x: the token that was served; no loss where x is outside the draft vocabulary
+    CE        -log q(x)                     x: the token that was served; no loss where it cannot be drafted
     KL        KL(p~ || q)                   p~: p renormalised inside the draft vocabulary
-    LKHybrid  lambda KL + (1 - lambda) TV   TV = 1 - alpha, alpha = sum_v min(p(v), q(v)), with p over the full vocabulary;
+    LKHybrid  lambda KL + (1 - lambda) TV   TV = 1 - alpha, alpha = sum_v min(p(v), q(v)), p over all tokens;
                                             lambda = exp(-eta alpha), alpha from the previous optimiser step, one per k
 
 Gradients by z: CE q - 1[x];  KL q - p~;  TV q sum(m) - m with m = q 1[q < p].
@@ -53,7 +53,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class StepWeights:
-    """Weights of the gradients of one optimiser step, per draft step; each is divided by that step's count of labels."""
+    """Weights of the gradients of one optimiser step, per draft step, divided by that step's count of labels."""
 
     kl_K: Sequence[float]
     tv_K: Sequence[float]
@@ -81,6 +81,7 @@ def head_loss(
     hidden_KAH: Tensor,
     head_DH: Tensor,
     labels: Labels,
+    *,
     teacher: Callable[[Tensor], Tensor],
     weights: StepWeights,
     compute: torch.dtype,
@@ -96,7 +97,7 @@ class _HeadLoss(torch.autograd.Function):
     """Head, losses and their gradients, block by block; the backward pass only scales."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(  # noqa: PLR0917 - torch hands arguments over by position
         ctx: Any,
         hidden_KAH: Tensor,
         head_DH: Tensor,
@@ -116,8 +117,8 @@ class _HeadLoss(torch.autograd.Function):
             a1 = min(a0 + size, anchors)
             row_R = torch.arange(a0, a1 + steps - 1, device=head_DH.device).clamp_(max=anchors - 1)
             p_RD = (teacher(labels.last_AH[row_R]).to(wide) - labels.lse_A[row_R, None]).exp_()
-            hidden_KCH = hidden_KAH[:, a0:a1].to(compute)
-            logits_KCD = (hidden_KCH.view(-1, hidden) @ computed_DH.T).view(steps, a1 - a0, -1)
+            hidden_EH = hidden_KAH[:, a0:a1].to(compute).reshape(-1, hidden)
+            logits_KCD = (hidden_EH @ computed_DH.T).view(steps, a1 - a0, -1)
             grad_KCD = torch.empty_like(logits_KCD)
             for k in range(steps):
                 value, alpha_C, grad_CD = _losses(
@@ -130,7 +131,7 @@ class _HeadLoss(torch.autograd.Function):
                 loss += value
                 alpha_K[k] += alpha_C.sum()
                 grad_KCD[k] = grad_CD
-            grad_ED, hidden_EH = grad_KCD.view(-1, len(head_DH)), hidden_KCH.view(-1, hidden)
+            grad_ED = grad_KCD.view(-1, len(head_DH))
             grad_KAH[:, a0:a1] = (grad_ED @ computed_DH).view(steps, a1 - a0, hidden)
             grad_DH += grad_ED.T @ hidden_EH
         ctx.save_for_backward(grad_KAH, grad_DH.to(head_DH.dtype))
@@ -138,7 +139,7 @@ class _HeadLoss(torch.autograd.Function):
         return loss, alpha_K
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_KAH, grad_DH = ctx.saved_tensors
         return grad_KAH * grad_loss, grad_DH * grad_loss, None, None, None, None
 
@@ -154,7 +155,9 @@ def _losses(
     q_CD = (logits_CD - lse_C[:, None]).exp_()
     label_C1 = served_C.clamp_min(0)[:, None]
     cross_entropy_C = lse_C - logits_CD.gather(1, label_C1).squeeze(1)
-    kl_C = lse_C + (torch.special.xlogy(p_CD, p_CD).sum(-1) - torch.linalg.vecdot(p_CD, logits_CD)) / mass_C - mass_C.log()
+    kl_C = (
+        lse_C + (torch.special.xlogy(p_CD, p_CD).sum(-1) - torch.linalg.vecdot(p_CD, logits_CD)) / mass_C - mass_C.log()
+    )
     alpha_C = torch.minimum(p_CD, q_CD).sum(-1)
     value = (valid_C * (kl * kl_C + tv * (1 - alpha_C) + known_C * cross_entropy_C)).sum()
     if tv:

@@ -17,8 +17,8 @@ C captured layers, d head size.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,9 +76,9 @@ class DrafterConfig:
             "tie_word_embeddings": False,
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON-ready dict, for checkpoints."""
-        return {**asdict(self), "aux_layers": list(self.aux_layers)}
+    def with_vocabulary(self, draft_vocab_size: int) -> "DrafterConfig":
+        """Return the same with another draft vocabulary."""
+        return replace(self, draft_vocab_size=draft_vocab_size)
 
 
 class RMSNorm(nn.Module):
@@ -184,6 +184,11 @@ class Eagle3(nn.Module):
         self.register_buffer("embedding_VH", embedding_VH, persistent=False)
         self.embedding_VH: Tensor
 
+    @property
+    def layer(self) -> DecoderLayer:
+        """The one layer."""
+        return cast("DecoderLayer", self.layers[0])
+
     @torch.no_grad()
     def initialise(self, head_DH: Tensor, seed: int) -> None:
         """Start from the target: its head's rows, the mean of its captured states; the layer is random by `seed`."""
@@ -197,7 +202,9 @@ class Eagle3(nn.Module):
 
     def fuse(self, aux_NCH: Tensor) -> Tensor:
         """From captured states to h: (N, C, H) to (N, H)."""
-        if self.fc_norm is not None:
+        if self.fc_norm is None:
+            aux_NCH = aux_NCH.to(self.fc.weight.dtype)
+        else:
             aux_NCH = torch.stack([norm(aux_NCH[:, c]) for c, norm in enumerate(self.fc_norm)], dim=1)
         h_NH: Tensor = self.fc(aux_NCH.flatten(1))
         return h_NH
@@ -208,11 +215,12 @@ class Eagle3(nn.Module):
         The tokens fed at later steps are the served ones; where a draft agrees with them, that is what serving feeds.
         Only anchors are computed past the keys and values of step 0.
         """
-        layer, rows = self.layers[0], pack.anchor_A
+        layer, rows = self.layer, pack.anchor_A
         x_NX, residual_NH = layer.inputs(self.embedding_VH[pack.next_N], self.fuse(pack.aux_NCH))
         k_NGd, v_NGd = layer.keys_values(x_NX, pack.position_N)
         x_AX, residual_AH, position_A = x_NX[rows], residual_NH[rows], pack.position_N[rows]
         diagonals: list[tuple[Tensor, Tensor]] = []
+        h_AH = residual_AH
         for step in range(steps):
             if step:
                 embedding_AH = self.embedding_VH[pack.later(pack.served_A, step - 1)]
@@ -227,4 +235,4 @@ class Eagle3(nn.Module):
     def propose(self, hidden_AH: Tensor) -> Tensor:
         """Draft ids of the most likely tokens, (A,), block by block."""
         rows = max(1, HEAD_BLOCK_ELEMENTS // self.config.draft_vocab_size)
-        return torch.cat([self.lm_head(hidden_CH).argmax(-1) for hidden_CH in hidden_AH.split(rows)])
+        return torch.cat([self.lm_head(hidden_CH).argmax(-1) for hidden_CH in torch.split(hidden_AH, rows)])

@@ -9,16 +9,11 @@ one that is missing or damaged is made again, never an error. Files appear under
 a killed process leaves nothing that could be mistaken for a block.
 """
 
-import json
-import logging
 import shutil
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from specop.api import reasons
@@ -26,8 +21,7 @@ from specop.common.errors import UserError
 from specop.trainer.attention import Segment
 from specop.trainer.batches import Pack, Row
 from specop.trainer.teacher import RowStates, Teacher
-
-log = logging.getLogger(__name__)
+from specop.trainer.tensors import read_tensors, write_tensors
 
 BLOCK_TOKENS = 4096
 """Tokens that the teacher sees at once."""
@@ -55,9 +49,9 @@ class States:
     def missing(self) -> list[int]:
         """Blocks that are absent or damaged; opens the others."""
         for block in range(len(self._blocks)):
-            tensors = _read(self._file(block))
-            if tensors is not None and len(tensors["aux"]) == sum(self.rows[row].length for row in self._blocks[block]):
-                self._open[block] = tensors
+            found = read_tensors(self._file(block))
+            if found and len(found[0]["aux"]) == sum(self.rows[row].length for row in self._blocks[block]):
+                self._open[block] = found[0]
         return [block for block in range(len(self._blocks)) if block not in self._open]
 
     def make(self, blocks: Sequence[int], teacher: Teacher, before_each: Callable[[int], None]) -> None:
@@ -66,7 +60,6 @@ class States:
         Raises UserError DiskFull before it starts where they will not fit.
         """
         self._check_disk([row for block in blocks for row in self._blocks[block]], teacher)
-        self._folder.mkdir(parents=True, exist_ok=True)
         done = 0
         for block in blocks:
             before_each(done)
@@ -97,7 +90,9 @@ class States:
             segments=tuple(segments),
             served_A=torch.cat([torch.tensor(row.ids[2 : row.length + 2]) for row in rows])[anchor_A],
             end_A=torch.cat(ends),
-            constrained_A=torch.cat([torch.full((len(p.lse_a),), r.constrained) for r, p in zip(rows, parts, strict=True)]),
+            constrained_A=torch.cat(
+                [torch.full((len(p.lse_a),), r.constrained) for r, p in zip(rows, parts, strict=True)]
+            ),
             last_AH=torch.cat([part.last_aH for part in parts]),
             lse_A=torch.cat([part.lse_a for part in parts]),
             argmax_A=torch.cat([part.argmax_a for part in parts]),
@@ -132,7 +127,7 @@ class States:
 
 
 def _blocks(rows: Sequence[Row]) -> Iterator[list[int]]:
-    """Indices of rows by length, cut so that a padded block has at most `BLOCK_TOKENS` tokens."""
+    """Order rows by length and cut them so that a padded block has at most `BLOCK_TOKENS` tokens."""
     block: list[int] = []
     for row in sorted(range(len(rows)), key=lambda index: (rows[index].length, index)):
         if block and (len(block) + 1) * (rows[row].length + 1) > BLOCK_TOKENS:
@@ -152,36 +147,14 @@ def _joined(found: Sequence[RowStates]) -> dict[str, Tensor]:
     }
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    total = 0
-    for name in sorted(tensors):
-        total = zlib.crc32(tensors[name].contiguous().view(torch.uint8).numpy(), total)
-    return json.dumps(total)
-
-
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
     if not all(bool(torch.isfinite(tensors[name]).all()) for name in ("aux", "last", "lse")):
         raise UserError(reasons.WEIGHTS_INVALID, "The target's own hidden states are not finite: check its weights.")
-    part = file.with_suffix(".part")
-    save_file(tensors, part, metadata={"checksum": _checksum(tensors)})
-    part.replace(file)
-
-
-def _read(file: Path) -> dict[str, Tensor] | None:
-    """Tensors of a block, mapped from the file; None where it is absent or damaged."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in ("aux", "last", "lse", "argmax")}
-            sound = (opened.metadata() or {}).get("checksum") == _checksum(tensors)
-    except (SafetensorError, OSError):
-        return None
-    if not sound:
-        log.warning("%s is damaged: it is made again", file.name)
-    return tensors if sound else None
+    write_tensors(file, tensors, {})
 
 
 def _require(file: Path) -> dict[str, Tensor]:
-    tensors = _read(file)
-    if tensors is None:
+    found = read_tensors(file)
+    if found is None:
         raise OSError(f"{file} cannot be read back after it was written")
-    return tensors
+    return found[0]

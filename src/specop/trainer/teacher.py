@@ -1,8 +1,8 @@
 """The target as teacher: frozen, run once over the rows through transformers' own interfaces.
 
 What is asked of a model: hidden states by layer, a final state, an output embedding. What a family does between final
-state and logits (a divisor, a factor, a soft cap) is read from its configuration and then checked against the model's own
-logits on a probe: a family that does something else is refused, not mistaught.
+state and logits (a divisor, a factor, a soft cap) is read from its configuration and then checked against the model's
+own logits on a probe: a family that does something else is refused, not mistaught.
 
 Captured layer k is the residual stream after k decoder layers, as engines count. Rows are padded at the right; a causal
 model's states before the padding do not depend on it.
@@ -61,7 +61,7 @@ class Teacher:
             self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
         except (ValueError, OSError, KeyError) as error:
             raise UserError(reasons.TARGET_UNSUPPORTED, f"The target cannot be loaded: {error}"[:500]) from error
-        self.model.to(device).eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
+        self.model.to(device).eval().requires_grad_(False)
         self.device = device
         self.config = self.model.config.get_text_config()
         self.layers = aux_layers(self.config.num_hidden_layers)
@@ -101,6 +101,10 @@ class Teacher:
             logits_CD = torch.tanh(logits_CD / cap) * cap
         return logits_CD
 
+    def release(self) -> None:
+        """Free the layers, once no more states are wanted; `logits`, head and embedding stay."""
+        self.model = None
+
     @torch.no_grad()
     def states(self, rows: Sequence[Row]) -> list[RowStates]:
         """Run rows of similar length together."""
@@ -121,7 +125,7 @@ class Teacher:
         """Full-vocabulary log-sum-exp (float32) and argmax (int32) of the rounded states."""
         block = max(1, VOCAB_BLOCK_ELEMENTS // len(self.head_VH))
         lse, argmax = [], []
-        for last_CH in last_aH.split(block):
+        for last_CH in torch.split(last_aH, block):
             logits_CV = self.logits(last_CH, self.head_VH).float()
             lse.append(logits_CV.logsumexp(-1))
             argmax.append(logits_CV.argmax(-1).int())

@@ -1,0 +1,89 @@
+"""What a run reads: the target, the dataset made for it, and the drafter to start from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from specop.api import reasons
+from specop.api.jobs import TrainingConfig
+from specop.api.shared import Contract, TargetFacts, Weights
+from specop.common.errors import UserError
+from specop.storage.blobs import Manifest, download_file, download_files, read_manifest
+from specop.storage.job import Job
+from specop.storage.stores import open_store
+from specop.storage.target import download_target, target_facts
+from specop.trainer.batches import Row, read_rows
+from specop.trainer.config import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything downloaded and checked."""
+
+    facts: TargetFacts
+    target: Path
+    train: list[Row]
+    holdout: list[Row]
+    parent: Path | None
+    """Folder of the drafter to start from."""
+
+
+def download_inputs(config: TrainingConfig, job: Job[TrainingConfig], recipe: Recipe) -> Inputs:
+    """Download what the configuration names.
+
+    Raises UserError: TargetMismatch, DatasetCorrupt, NoUsableRows, WarmStartMismatch, and what storage raises.
+    """
+    store = open_store(config.target, config.store)
+    facts = target_facts(store, config.target)
+    manifest = read_manifest(store, config.dataset.uri, config.dataset.digest)
+    _check_target(manifest, facts)
+    train, holdout = (
+        read_rows(_shards(config, job, manifest, split), recipe.max_length, facts.vocab_size)
+        for split in ("train-", "holdout-")
+    )
+    if not train:
+        raise UserError(
+            reasons.NO_USABLE_ROWS,
+            "No row of the dataset has a generated token to learn from within hyperparameters.maxLength.",
+        )
+    parent = _parent(config, config.warm_start, facts, job.work_dir / "parent") if config.warm_start else None
+    folder = job.work_dir / "target"
+    download_target(store, config.target, folder)
+    job.check()
+    return Inputs(facts, folder, train, holdout, parent)
+
+
+def _shards(config: TrainingConfig, job: Job[TrainingConfig], manifest: Manifest, split: str) -> list[Path]:
+    """Download one split's shards."""
+    store, files = open_store(config.dataset.uri, config.store), []
+    for entry in manifest.files:
+        if entry.name.startswith(split) and entry.name.endswith(".parquet"):
+            job.check()
+            files.append(download_file(store, config.dataset.uri, manifest, entry.name, job.work_dir / "dataset"))
+    return files
+
+
+def _parent(config: TrainingConfig, parent: Weights, facts: TargetFacts, folder: Path) -> Path:
+    """Download the drafter to start from, if its tokens are this target's tokens; its shapes are checked on reading."""
+    store = open_store(parent.uri, config.store)
+    manifest = read_manifest(store, parent.uri, parent.digest)
+    made_for = Contract.model_validate(manifest.contract).target
+    for field in ("tokenizer_hash", "vocab_size", "hidden_size", "num_layers"):
+        theirs, ours = getattr(made_for, field), getattr(facts, field)
+        if theirs != ours:
+            raise UserError(
+                reasons.WARM_START_MISMATCH,
+                f"The drafter to start from was made for a target with {field} {theirs}, this one has {ours}: "
+                "train from scratch instead.",
+            )
+    download_files(store, parent.uri, manifest, folder)
+    return folder
+
+
+def _check_target(manifest: Manifest, facts: TargetFacts) -> None:
+    theirs, ours = manifest.contract.get("target", {}), facts.to_json()
+    differing = sorted(name for name in ours if theirs.get(name) != ours[name])
+    if differing:
+        raise UserError(
+            reasons.TARGET_MISMATCH,
+            f"The dataset was made for another target: {', '.join(differing)} differ. Build it again for this target.",
+        )
