@@ -22,7 +22,7 @@ from tests.integration.process import wait
 from tests.integration.proxy import WRITES, Cut
 from tests.integration.test_loop import APPROVED, ARM
 
-BUDGET = float(os.environ.get("SPECOP_KILL_SECONDS", "150"))
+BUDGET = float(os.environ.get("SPECOP_KILL_SECONDS", "90"))
 SEED = int(os.environ.get("SPECOP_KILL_SEED", str(random.SystemRandom().randrange(10_000))))
 pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(BUDGET + 180)]
 Json = dict[str, Any]

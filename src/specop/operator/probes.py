@@ -6,6 +6,7 @@ fails them too.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 from aiohttp import web
@@ -38,10 +39,10 @@ class Pages:
     async def start(self, port: int) -> int:
         """Listen on all addresses; returns the port, which is chosen by the system where 0 is given."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, None, port)
-        await site.start()
-        address: tuple[str, int] = self._runner.addresses[0]
-        return address[1]
+        listening = _listen(port)
+        await web.SockSite(self._runner, listening).start()
+        chosen: int = listening.getsockname()[1]
+        return chosen
 
     async def stop(self) -> None:
         """Stop listening."""
@@ -58,6 +59,13 @@ class Pages:
     async def _page(self, _request: web.Request) -> web.Response:
         body = generate_latest(self._metrics.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+
+def _listen(port: int) -> socket.socket:
+    """One socket for both families where the machine has both: two would get two different ports for 0."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("0.0.0.0", port))  # noqa: S104 - probes and metrics are asked for from outside the pod
 
 
 async def _answer(check: Check) -> web.Response:
