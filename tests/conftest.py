@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 
 from local import binaries, cluster
+
+hypothesis.settings.register_profile("patient", deadline=None)  # several test runs may share the machine
+hypothesis.settings.load_profile("patient")
 
 ROOT = Path(__file__).parent.parent
 SYSTEM = "specop-system"

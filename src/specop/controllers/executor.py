@@ -104,7 +104,9 @@ class Executor:
         if manager != _OWN:
             return covers(known, body)
         metadata = known["metadata"]
-        if not covers(metadata, {name: body["metadata"].get(name, {}) for name in ("annotations", "labels")}):
+        if not covers(
+            metadata, {name: body["metadata"][name] for name in ("annotations", "labels") if name in body["metadata"]}
+        ):
             return False
         return self._generations.get(metadata["uid"], _generation(known)) == _generation(known)
 
