@@ -110,8 +110,11 @@ def generated(before: str, after: str, message: Json, end_of_turn: re.Pattern[st
     """
     content, same = flat_content(message).strip(), after.startswith(before)
     start = len(before) if same else _common_length(before, after)
-    place, closing = _find_content(after, content, start, end_of_turn)
-    content_end = start if place is None else place + len(content)
+    thought = reasoning(message).strip()
+    place = after.find(thought, start)
+    spoken = start if place < 0 else place + len(thought)  # content follows on reasoning, which may quote it
+    place, closing = _find_content(after, content, spoken, end_of_turn)
+    content_end = spoken if place < 0 else place + len(content)
     if not same:
         start = _first_words(after, message, start, place)
     closing = closing or end_of_turn.search(after, content_end)
@@ -124,24 +127,21 @@ def generated(before: str, after: str, message: Json, end_of_turn: re.Pattern[st
 
 def _find_content(
     after: str, content: str, start: int, end_of_turn: re.Pattern[str]
-) -> tuple[int | None, re.Match[str] | None]:
-    """Find where the content begins, and the end of turn behind it: best where the one follows on the other."""
-    if not content:
-        return None, None
-    first = place = after.find(content, start)
+) -> tuple[int, re.Match[str] | None]:
+    """Find where the content begins (-1: nowhere), and the end of turn if there is one right behind it."""
+    first = place = after.find(content, start) if content else -1
     while place >= 0:
         if closing := end_of_turn.match(after, place + len(content)):
             return place, closing
         place = after.find(content, place + 1)
-    return (first, None) if first >= 0 else (None, None)
+    return first, None
 
 
-def _first_words(after: str, message: Json, start: int, content: int | None) -> int:
+def _first_words(after: str, message: Json, start: int, content: int) -> int:
     """Return where a turn certainly begins that is shown behind another header than the engine was prompted with."""
     names = [call["function"]["name"] for call in message.get("tool_calls") or []]
     places = [after.find(text, start) for text in (reasoning(message).strip(), *names[:1]) if text]
-    found = [place for place in (*places, -1 if content is None else content) if place >= 0]
-    return min(found, default=start)
+    return min((place for place in (*places, content) if place >= 0), default=start)
 
 
 def _common_length(one: str, other: str) -> int:

@@ -83,9 +83,10 @@ class TargetText:
 
 def _template(path: Path, config: Json, special: dict[str, str]) -> ChatTemplate:
     source = path.read_text(encoding="utf-8") if path.exists() else config.get("chat_template")
-    if isinstance(source, list):
-        source = {item["name"]: item["template"] for item in source}
-    if not source:
+    if isinstance(source, list):  # named ones
+        named = [item for item in source if isinstance(item, dict)]
+        source = {item.get("name"): item["template"] for item in named if isinstance(item.get("template"), str)}
+    if not source or not isinstance(source, str | dict):
         raise UserError(
             reasons.TARGET_WITHOUT_CHAT_TEMPLATE,
             "The target has neither chat_template.jinja nor a chat_template in tokenizer_config.json: rows are made by "

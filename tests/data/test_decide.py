@@ -1,0 +1,200 @@
+"""What becomes of each line: against a plain reference, and the same in whatever order lines are read."""
+
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specop.api.dataset import Holdout
+from specop.data.decide import Survey, held_out, shares
+from specop.data.formats import Fate
+from specop.data.normalise import SURVEYED
+
+
+class Line(NamedTuple):
+    key: int
+    source: int = 0
+    time: int | None = None
+    conversation: int = 0
+    content: int = 0
+    fate: Fate = Fate.TRAIN
+
+
+def decide(lines: list[Line], weights: list[int], holdout: Holdout) -> list[Fate]:
+    """Fates in the order of the lines given."""
+    rows = [
+        {
+            **line._asdict(),
+            "ordinal": ordinal,
+            "key": line.key.to_bytes(32),
+            "conversation": line.conversation.to_bytes(16),
+            "content": line.content.to_bytes(16),
+        }
+        for ordinal, line in enumerate(lines)
+    ]
+    with tempfile.TemporaryDirectory() as folder, Survey(Path(folder)) as survey:
+        survey.read([pa.RecordBatch.from_pylist(rows, SURVEYED)])
+        survey.decide(weights, holdout)
+        fates = [Fate(fate) for fate in survey.fates()]
+        assert sum(survey.counts().values()) == len(lines)
+    return fates
+
+
+def reference(lines: list[Line], weights: list[int], holdout: Holdout) -> list[Fate]:
+    """The same, said plainly."""
+
+    def age(line: Line) -> tuple[bool, int, int]:
+        return line.time is None, line.time or 0, line.key
+
+    fates = {line.key: line.fate for line in lines}
+    usable = sorted((line for line in lines if line.fate is Fate.TRAIN), key=age)
+    seen: set[int] = set()
+    for line in usable:
+        if line.content in seen:
+            fates[line.key] = Fate.DUPLICATE
+        seen.add(line.content)
+
+    kept = [line for line in usable if fates[line.key] is Fate.TRAIN]
+    smallest: dict[int, dict[int, int]] = defaultdict(dict)
+    for line in sorted(kept, key=lambda line: line.key):
+        smallest[line.source].setdefault(line.conversation, line.key)
+    allowed = shares({source: len(of) for source, of in smallest.items()}, weights)
+    chosen = {source: sorted(of, key=of.__getitem__)[: allowed[source]] for source, of in smallest.items()}
+    for line in kept:
+        if line.conversation not in chosen[line.source]:
+            fates[line.key] = Fate.OUTWEIGHED
+
+    kept = [line for line in kept if fates[line.key] is Fate.TRAIN]
+    newest: dict[int, tuple[bool, int]] = {}
+    first: dict[int, int] = {}
+    for line in kept:
+        stamp = (line.time is not None, line.time or 0)
+        newest[line.conversation] = max(newest.get(line.conversation, stamp), stamp)
+        first[line.conversation] = min(first.get(line.conversation, line.key), line.key)
+    order = sorted(newest, key=lambda of: (not newest[of][0], -newest[of][1], first[of]))
+    held = order[: held_out(len(order), holdout)]
+    for line in kept:
+        if line.conversation in held:
+            fates[line.key] = Fate.HOLDOUT
+    return [fates[line.key] for line in lines]
+
+
+LINES = st.lists(
+    st.builds(
+        Line,
+        key=st.integers(0, 999),
+        source=st.integers(0, 2),
+        time=st.none() | st.integers(-3, 5),
+        conversation=st.integers(0, 7),
+        content=st.integers(0, 12),
+        fate=st.sampled_from([Fate.TRAIN] * 6 + [Fate.FAILED, Fate.SET_ASIDE]),
+    ),
+    unique_by=lambda line: line.key,
+    max_size=30,
+)
+WEIGHTS = st.lists(st.integers(1, 3), min_size=3, max_size=3)
+HOLDOUTS = st.builds(Holdout, percent=st.integers(1, 50), max_conversations=st.integers(1, 5))
+
+
+@settings(max_examples=40, deadline=None)
+@given(LINES, WEIGHTS, HOLDOUTS, st.randoms(use_true_random=False))
+def test_fates_are_the_references_in_any_order(lines: list[Line], weights: list[int], holdout: Holdout, random) -> None:
+    expected = dict(zip(lines, reference(lines, weights, holdout), strict=True))
+    shuffled = random.sample(lines, len(lines))
+    assert dict(zip(shuffled, decide(shuffled, weights, holdout), strict=True)) == expected
+
+
+HALF = Holdout(percent=50)
+
+
+@pytest.mark.parametrize(
+    ("lines", "weights", "expected"),
+    [
+        pytest.param([], [1], [], id="nothing"),
+        pytest.param([Line(1)], [1], [Fate.TRAIN], id="the only conversation is never held out"),
+        pytest.param(
+            [Line(1, time=2, content=9), Line(2, time=1, content=9), Line(3, time=None, content=9)],
+            [1],
+            [Fate.DUPLICATE, Fate.TRAIN, Fate.DUPLICATE],
+            id="of equal ones the oldest stays, one without time goes first",
+        ),
+        pytest.param(
+            [Line(2, content=9), Line(1, content=9)], [1], [Fate.DUPLICATE, Fate.TRAIN], id="without times, the key"
+        ),
+        pytest.param(
+            [Line(1, time=1, content=9, fate=Fate.FAILED), Line(2, time=2, content=9)],
+            [1],
+            [Fate.FAILED, Fate.TRAIN],
+            id="what failed makes nothing a duplicate",
+        ),
+        pytest.param(
+            [Line(key, time=time, conversation=of, content=key) for key, time, of in ((1, 9, 1), (2, 1, 1), (3, 5, 2))],
+            [1],
+            [Fate.HOLDOUT, Fate.HOLDOUT, Fate.TRAIN],
+            id="the newest conversation is held out whole",
+        ),
+        pytest.param(
+            [Line(key, source=int(key > 2), time=key, conversation=key, content=key) for key in (1, 2, 3, 4, 5, 6, 7)],
+            [1, 2],
+            [Fate.TRAIN, Fate.TRAIN, Fate.TRAIN, Fate.HOLDOUT, Fate.HOLDOUT, Fate.HOLDOUT, Fate.OUTWEIGHED],
+            id="weights 1 to 2 of 2 and 5: 2 and 4, those with the smallest keys",
+        ),
+        pytest.param(
+            [Line(key, source=int(key > 1), conversation=7, content=key, time=key) for key in (1, 2, 3)],
+            [1, 1],
+            [Fate.TRAIN] * 3,
+            id="one conversation in two sources is one",
+        ),
+    ],
+)
+def test_fates(lines: list[Line], weights: list[int], expected: list[Fate]) -> None:
+    assert decide(lines, weights, HALF) == expected
+    assert reference(lines, weights, HALF) == expected
+
+
+@pytest.mark.parametrize(
+    ("available", "weights", "expected"),
+    [
+        ({}, [1], {}),
+        ({0: 5}, [3], {0: 5}),
+        ({0: 10, 1: 10}, [1, 1], {0: 10, 1: 10}),
+        ({0: 10, 1: 4}, [1, 1], {0: 4, 1: 4}),
+        ({0: 10, 1: 4}, [2, 1], {0: 8, 1: 4}),
+        ({0: 10, 1: 4, 2: 0}, [1, 1, 9], {0: 4, 1: 4}),
+        ({0: 1, 1: 1000}, [1000, 1], {0: 1, 1: 1}),
+        ({0: 3, 1: 3, 2: 3}, [1, 2, 3], {0: 1, 1: 2, 2: 3}),
+    ],
+)
+def test_shares(available: dict[int, int], weights: list[int], expected: dict[int, int]) -> None:
+    assert shares(available, weights) == expected
+
+
+@given(st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 1000)), min_size=1, max_size=8))
+def test_shares_never_repeat_and_leave_no_more_out_than_they_must(sources: list[tuple[int, int]]) -> None:
+    available, weights = {index: count for index, (count, _) in enumerate(sources)}, [weight for _, weight in sources]
+    found = shares(available, weights)
+    assert all(1 <= found[source] <= count for source, count in available.items())
+    assert any(found[source] == count for source, count in available.items())
+    per_weight = min(count / weight for count, weight in sources)
+    assert all(abs(found[source] - max(1, per_weight * weight)) <= 1 for source, weight in enumerate(weights))
+
+
+@pytest.mark.parametrize(
+    ("conversations", "percent", "most", "expected"),
+    [
+        (0, 10, 1000, 0),
+        (1, 50, 1000, 0),
+        (2, 1, 1000, 1),
+        (14, 10, 1000, 1),
+        (15, 10, 1000, 2),
+        (100, 10, 3, 3),
+        (3, 50, 9, 2),
+    ],
+)
+def test_how_many_are_held_out(conversations: int, percent: int, most: int, expected: int) -> None:
+    assert held_out(conversations, Holdout(percent=percent, max_conversations=most)) == expected
