@@ -92,7 +92,7 @@ class Checkpoints:
     def _candidates(self) -> Iterator[Path]:
         """Files from the newest on; where disk and storage both have one, that on disk comes first."""
         here = {path.name for path in self._folder.glob("step-*.safetensors")}
-        there = {info.uri.rpartition("/")[2]: info.uri for info in self._store.list(f"{self._uri}/step-")}
+        there = {uri.rpartition("/")[2]: uri for uri in self._stored()}
         for name in sorted(here | set(there), reverse=True):
             if name in here:
                 yield self._folder / name
@@ -112,10 +112,15 @@ class Checkpoints:
 
     def _upload(self, path: Path) -> None:
         self._store.upload(path, join(self._uri, path.name))
-        for info in sorted(self._store.list(f"{self._uri}/step-"), key=lambda info: info.uri)[:-KEPT]:
-            self._store.delete(info.uri)
+        for uri in self._stored()[:-KEPT]:
+            self._store.delete(uri)
         for old in sorted(self._folder.glob("step-*.safetensors"))[:-KEPT]:
             old.unlink()
+
+    def _stored(self) -> list[str]:
+        """URIs of the checkpoints in storage, oldest first."""
+        found = (info.uri for info in self._store.list(f"{self._uri}/step-"))
+        return sorted(uri for uri in found if uri.endswith(".safetensors"))
 
 
 def _progress(info: Json) -> Progress:

@@ -49,5 +49,5 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], Json] | None:
 def _checksum(tensors: dict[str, Tensor], info: str) -> str:
     total = zlib.crc32(info.encode())
     for name in sorted(tensors):
-        total = zlib.crc32(tensors[name].contiguous().view(torch.uint8).numpy().data, total)
+        total = zlib.crc32(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data, total)
     return f"{total:08x}"

@@ -1,0 +1,39 @@
+"""Drafting as an engine does it, written out: one token at a time, keys in a list, nothing shared with the trainer's
+unrolled pass but the parameters."""
+
+import torch
+from torch import Tensor
+
+from specop.trainer.model import Eagle3
+
+
+@torch.no_grad()
+def draft(model: Eagle3, vocabulary_D: Tensor, ids: list[int], aux_nCH: Tensor, anchor: int, steps: int) -> list[int]:
+    """Tokens drafted after `ids[: anchor + 2]`, of which the target has seen all but the last; greedy."""
+    return [int(vocabulary_D[row.argmax()]) for row in draft_logits(model, vocabulary_D, ids, aux_nCH, anchor, steps)]
+
+
+@torch.no_grad()
+def draft_logits(
+    model: Eagle3, vocabulary_D: Tensor, ids: list[int], aux_nCH: Tensor, anchor: int, steps: int
+) -> list[Tensor]:
+    layer, found = model.layer, []
+    fed = torch.tensor(ids[1 : anchor + 2])
+    x_NX, residual_NH = layer.inputs(model.embedding_VH[fed], model.fuse(aux_nCH[: anchor + 1]))
+    position_N = torch.arange(anchor + 1)
+    keys, values = layer.keys_values(x_NX, position_N)
+    x_X, residual_H, position = x_NX[-1:], residual_NH[-1:], position_N[-1:]
+    for _ in range(steps):
+        q_Hd = layer.rotate(x_X, layer.self_attn.q_proj, position)[0]
+        group = q_Hd.shape[0] // keys.shape[1]
+        k, v = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
+        weights_HT = (torch.einsum("hd,thd->ht", q_Hd, k) * q_Hd.shape[-1] ** -0.5).softmax(-1)
+        out = layer.finish(torch.einsum("ht,thd->hd", weights_HT, v)[None], residual_H)
+        normed = model.norm(out)
+        found.append(model.lm_head(normed)[0])
+        token = vocabulary_D[found[-1].argmax()]
+        x_X, residual_H = layer.inputs(model.embedding_VH[token][None], normed if model.config.modern else out)
+        position = position + 1
+        more_k, more_v = layer.keys_values(x_X, position)
+        keys, values = torch.cat([keys, more_k]), torch.cat([values, more_v])
+    return found

@@ -1,0 +1,168 @@
+"""The process of a training Job: from configuration to a published drafter, through kills and stops, and its refusals."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specop.api import reasons
+from specop.api.shared import Weights
+from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
+from specop.serving.inspect import check_folder
+from specop.storage.blobs import download_files
+from specop.storage.job import Job
+from specop.storage.local import LocalStore
+from specop.storage.target import target_facts
+from specop.trainer.config import recipe
+from specop.trainer.main import train
+from tests.trainer.tiny_run import Attempts, World, publish
+
+LONG = {"max_steps": 900, "evaluations": 6, "checkpoint_seconds": 5}
+STOP_SECONDS = 10
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def wait_for(process: Any, what: Callable[[], bool]) -> None:
+    while not what():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+
+
+def test_a_run_that_is_killed_and_stopped_makes_the_drafter_of_one_that_is_not(world: World, tmp_path: Path) -> None:
+    whole = Attempts(world, world.config("u-whole", **LONG), tmp_path / "whole")
+    code, expected, log = whole.run()
+    assert code == 0, log
+    assert expected
+    assert expected.training
+
+    broken = Attempts(world, world.config("u-broken", **LONG), tmp_path / "broken")
+    checkpoints = broken.stored / "checkpoints"
+    process = broken.start("first")
+    wait_for(process, lambda: checkpoints.exists() and any(checkpoints.glob("step-*")))
+    process.kill()
+    process.communicate()
+    seen = {path.name for path in checkpoints.glob("step-*")}
+
+    process = broken.start("second")
+    wait_for(process, lambda: {path.name for path in checkpoints.glob("step-*")} - seen != set())
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate()
+    assert process.returncode == EXIT_PREEMPTED, log
+    assert time.monotonic() - asked < STOP_SECONDS
+
+    code, found, log = broken.run("third")
+    assert code == 0, log
+    assert found
+    assert found.training
+    assert found.training.summary.resumes == 2
+    assert found.training.drafter == expected.training.drafter  # the digest is over the weights' bytes
+    curves = [[{**point, "seconds": 0} for point in world.manifest(run).info["curve"]] for run in (expected, found)]
+    assert curves[0] == curves[1]
+
+
+def test_a_run_ends_in_a_published_drafter_that_serving_accepts(world: World, tmp_path: Path) -> None:
+    config = world.config("u-once", max_steps=60)
+    job = Job(config, tmp_path)
+    facts = train(config, job)
+    manifest = world.manifest(_outcome(facts))
+    target = target_facts(LocalStore(), world.target)
+    download_files(LocalStore(), facts.drafter.uri, manifest, tmp_path / "got")
+    accepted = check_folder(tmp_path / "got", target)
+    same = {"trained_length": facts.contract.trained_length, "serving_temperature": facts.contract.serving_temperature}
+    assert accepted.model_copy(update=same) == facts.contract
+    assert facts.contract.trained_length == max(len(row["input_ids"]) for row in world.train)
+    summary = facts.summary
+    assert (summary.steps, summary.resumes) == (60, 0)
+    assert summary.evaluation
+    assert float(summary.evaluation.acceptance_length) > 1
+    assert job.page.body["stage"] == "Exporting"
+    assert job.page.body["step"] == job.page.body["totalSteps"] == 60
+    assert b"specop_training_step 60.0" in job.page.render("/metrics")[2]
+
+    child = world.config("u-child", max_steps=2, evaluations=1, warm_start=facts.drafter)
+    born = train(child, Job(child, tmp_path / "child"))
+    assert born.contract.draft_vocab_size == facts.contract.draft_vocab_size
+    assert world.manifest(_outcome(born)).info["parent"] == facts.drafter.to_json()
+    assert born.summary.evaluation
+    assert float(born.summary.evaluation.acceptance_length) > 0.9 * float(summary.evaluation.acceptance_length)
+    other = world.config("u-other", max_steps=2, architecture="Eagle3", warm_start=facts.drafter)
+    with pytest.raises(UserError, match="norm_before_residual is True") as raised:
+        train(other, Job(other, tmp_path / "other"))
+    assert raised.value.reason == reasons.WARM_START_MISMATCH
+
+
+def _outcome(facts: Any) -> Any:
+    from specop.api.jobs import Outcome  # noqa: PLC0415
+
+    return Outcome(kind="training", ok=True, training=facts)
+
+
+def test_a_dataset_for_another_target_is_refused(world: World, tmp_path: Path) -> None:
+    other = World(tmp_path / "other", train=2, holdout=1)
+    config = world.config("u-mismatch", dataset=other.dataset)
+    (other.folder / "chat_template.jinja").write_text("{{ messages }}")
+    dataset = publish(tmp_path / "changed", other.target, other.train, other.holdout)
+    config = world.config("u-mismatch", dataset=dataset)
+    with pytest.raises(UserError, match="chatTemplateHash") as raised:
+        train(config, Job(config, tmp_path))
+    assert raised.value.reason == reasons.TARGET_MISMATCH
+
+
+def test_a_dataset_without_a_token_to_learn_is_refused(world: World, tmp_path: Path) -> None:
+    rows = [{**row, "spans": []} for row in world.train]
+    config = world.config("u-empty", dataset=publish(tmp_path, world.target, rows, []))
+    with pytest.raises(UserError) as raised:
+        train(config, Job(config, tmp_path / "work"))
+    assert raised.value.reason == reasons.NO_USABLE_ROWS
+
+
+def test_a_damaged_shard_is_refused(world: World, tmp_path: Path) -> None:
+    dataset: Weights = publish(tmp_path, world.target, world.train[:3], world.holdout[:1])
+    for blob in (tmp_path / "out" / "blobs" / "sha256").iterdir():
+        blob.write_bytes(b"PAR1" + blob.read_bytes()[4:-1])
+    attempts = Attempts(world, world.config("u-damaged", dataset=dataset), tmp_path / "run")
+    code, said, _ = attempts.run()
+    assert code == EXIT_USER_ERROR
+    assert said
+    assert (said.ok, said.reason) == (False, reasons.DATASET_CORRUPT)
+
+
+def test_a_disk_that_is_too_small_is_found_before_the_teacher_starts(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specop.trainer.states.SPARE_BYTES", 1 << 60)
+    config = world.config("u-disk")
+    with pytest.raises(UserError) as raised:
+        train(config, Job(config, tmp_path))
+    assert raised.value.reason == reasons.DISK_FULL
+
+
+def test_memory_that_ran_out_has_its_reason(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("specop.trainer.loop.Loop._step", exhausted)
+    config = world.config("u-memory")
+    with pytest.raises(UserError) as raised:
+        train(config, Job(config, tmp_path))
+    assert raised.value.reason == reasons.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("changed", "path"),
+    [
+        ({"epochs": None}, "hyperparameters.epochs"),
+        ({"learning_rate": "0"}, "hyperparameters.learningRate"),
+        ({"step_decay": "1.5"}, "hyperparameters.stepDecay"),
+    ],
+    ids=["unset", "zero", "above-one"],
+)
+def test_knobs_that_make_no_sense_are_refused_by_their_path(changed: dict[str, Any], path: str, world: World) -> None:
+    with pytest.raises(UserError, match=path) as raised:
+        recipe(world.config("u", **changed).hyperparameters)
+    assert raised.value.reason == reasons.HYPERPARAMETERS_INVALID
