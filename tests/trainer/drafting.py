@@ -8,16 +8,12 @@ from specop.trainer.model import Eagle3
 
 
 @torch.no_grad()
-def draft(model: Eagle3, vocabulary_D: Tensor, ids: list[int], aux_nCH: Tensor, anchor: int, steps: int) -> list[int]:
+def draft(
+    model: Eagle3, vocabulary_D: Tensor, ids: list[int], aux_nCH: Tensor, *, anchor: int, steps: int
+) -> list[int]:
     """Tokens drafted after `ids[: anchor + 2]`, of which the target has seen all but the last; greedy."""
-    return [int(vocabulary_D[row.argmax()]) for row in draft_logits(model, vocabulary_D, ids, aux_nCH, anchor, steps)]
-
-
-@torch.no_grad()
-def draft_logits(
-    model: Eagle3, vocabulary_D: Tensor, ids: list[int], aux_nCH: Tensor, anchor: int, steps: int
-) -> list[Tensor]:
-    layer, found = model.layer, []
+    layer = model.layer
+    found: list[int] = []
     fed = torch.tensor(ids[1 : anchor + 2])
     x_NX, residual_NH = layer.inputs(model.embedding_VH[fed], model.fuse(aux_nCH[: anchor + 1]))
     position_N = torch.arange(anchor + 1)
@@ -30,8 +26,8 @@ def draft_logits(
         weights_HT = (torch.einsum("hd,thd->ht", q_Hd, k) * q_Hd.shape[-1] ** -0.5).softmax(-1)
         out = layer.finish(torch.einsum("ht,thd->hd", weights_HT, v)[None], residual_H)
         normed = model.norm(out)
-        found.append(model.lm_head(normed)[0])
-        token = vocabulary_D[found[-1].argmax()]
+        token = vocabulary_D[model.lm_head(normed)[0].argmax()]
+        found.append(int(token))
         x_X, residual_H = layer.inputs(model.embedding_VH[token][None], normed if model.config.modern else out)
         position = position + 1
         more_k, more_v = layer.keys_values(x_X, position)

@@ -1,4 +1,4 @@
-"""The process of a training Job: from configuration to a published drafter, through kills and stops, and its refusals."""
+"""The process of a training Job: from configuration to a published drafter, through kills and stops; its refusals."""
 
 import signal
 import time

@@ -43,10 +43,10 @@ def test_it_learns_and_the_judgement_is_what_draft_and_verify_gives(
         aux_nCH = course.holdout._row(index).aux_nCH
         for start, end in row.anchors:
             for anchor in range(start, end):
-                drafted = draft(model, course.vocabulary_D, list(row.ids), aux_nCH, anchor, min(steps, end - anchor))
-                pairs = zip(drafted, row.ids[anchor + 2 :], strict=False)
-                matches = [ours == served for ours, served in pairs]
-                accepted_at[index, anchor] = (matches + [False]).index(False)
+                left = min(steps, end - anchor)
+                drafted = draft(model, course.vocabulary_D, list(row.ids), aux_nCH, anchor=anchor, steps=left)
+                matches = [ours == served for ours, served in zip(drafted, row.ids[anchor + 2 :], strict=False)]
+                accepted_at[index, anchor] = [*matches, False].index(False)
                 if anchor + steps <= end:
                     anchors += 1
                     agreed = [count + (accepted_at[index, anchor] > k) for k, count in enumerate(agreed)]
