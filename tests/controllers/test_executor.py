@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from specop.api import reasons
-from specop.common.errors import Terminal
+from specop.common.errors import Conflict, Terminal
 from specop.common.names import ANNOTATION_HASH
 from specop.controllers.executor import Executor, covers, marked, stalled
 from specop.controllers.intake import Intake
@@ -63,6 +63,27 @@ async def test_everything_in_order_and_nothing_twice(bench: Bench) -> None:
     assert await bench.run(**plan) == ["create", "apply", "delete", "apply_status", "create"]
     again = {name: plan[name] for name in ("applies", "status")}
     assert await bench.run(**again) == []
+
+
+async def test_status_waits_once_for_the_reconcile_that_sees_new_children(bench: Bench) -> None:
+    events = (Event("Normal", "Starting", "it starts"),)
+    first = await bench.run(applies=(Apply(child(template={"a": 1})),), status={"observedGeneration": 1}, events=events)
+    assert (first, KEY in bench.intake.queue._dirty) == (["apply"], True)
+    second = await bench.run(
+        applies=(Apply(child(template={"a": 2})),), status={"observedGeneration": 1}, events=events
+    )
+    assert second == ["apply", "apply_status", "create"]
+
+
+async def test_a_status_that_was_planned_on_an_old_copy_is_not_written(bench: Bench) -> None:
+    def edit(verb: str, _key: Key) -> None:
+        if verb == "delete":
+            bench.kube.change(KEY, spec=endpoint(replicas=3)["spec"])
+
+    bench.kube.after = edit
+    gone = (Delete("v1", "Service", TEAM, "old", "uid"),)
+    with pytest.raises(Conflict):
+        await bench.run(deletes=gone, status={"observedGeneration": 1})
 
 
 async def test_a_changed_body_is_applied_and_marked(bench: Bench) -> None:

@@ -135,10 +135,17 @@ async def test_a_page_that_cannot_be_read_is_counted_and_that_is_all(ports: Any,
 
 async def test_a_pod_that_does_not_answer_costs_its_own_time_only(ports: Any) -> None:
     bench = Bench(harness.dataset(), pod("SpeculatorDataset", "agent-v1", "dataset"))
-    silent = await asyncio.start_server(lambda _reader, _writer: asyncio.sleep(10), HOST, 0)
-    async with silent:
-        ports(silent.sockets[0].getsockname()[1])
+    left = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        left.set()
+
+    async with await asyncio.start_server(silent, HOST, 0) as server:
+        ports(server.sockets[0].getsockname()[1])
         assert await asyncio.wait_for(bench.round(), 2) == set()
+        await left.wait()
     assert bench.seen == [("progress", "failed")]
 
 

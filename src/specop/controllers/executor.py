@@ -40,17 +40,22 @@ class Executor:
         self._clock = clock
         self._generations: dict[str, int] = {}
         """By uid of a child: its generation after our last write."""
+        self._held: set[Key] = set()
+        """Objects whose status waits for the reconcile that sees their new children."""
 
     async def execute(self, key: Key, plan: Plan) -> None:
-        """Do what the plan says for the object of this key."""
+        """Do what the plan says, which was made from what the cache holds at this moment."""
+        planned_on = self._intake.cache.get(key)
+        if planned_on is None:
+            return
         status = plan.status
         try:
-            await self._children(plan)
+            if await self._children(plan) and self._holds(key, plan):
+                return
         except Terminal as error:
-            stored = self._intake.cache.get(key)
-            status = stalled(status or (stored or {}).get("status", {}), error, _generation(stored), self._clock())
+            status = self._stalled(planned_on, status, error)
         if status is not None:
-            await self.write_status(key, status)
+            await self._write_status(key, planned_on, status)
         for event in plan.events:
             await self._recorder.record(key, event)
 
@@ -58,55 +63,77 @@ class Executor:
         """Say in status that the object cannot be reconciled until it is changed."""
         stored = self._intake.cache.get(key)
         if stored is not None:
-            await self.write_status(key, stalled(stored.get("status", {}), error, _generation(stored), self._clock()))
+            await self._write_status(key, stored, self._stalled(stored, None, error))
 
-    async def write_status(self, key: Key, status: Json) -> None:
-        """Apply the whole status, unless it is stored already or the object is gone."""
-        stored = self._intake.cache.get(key)
-        if stored is None or _same(stored.get("status", {}), status):
+    def _holds(self, key: Key, plan: Plan) -> bool:
+        """Hold status and Events back for the next reconcile, which begins at once and can tell of the new children.
+
+        Not twice in a row, and not if something was deleted: why it was may be known from status alone.
+        """
+        if plan.deletes or key in self._held:
+            self._held.discard(key)
+            return False
+        self._held.add(key)
+        self._intake.queue.add(key)
+        return True
+
+    def _stalled(self, stored: Json, status: Json | None, error: Terminal) -> Json:
+        before: Json = status if status is not None else stored.get("status", {})
+        return stalled(before, error, _generation(stored), self._clock())
+
+    async def _write_status(self, key: Key, planned_on: Json, status: Json) -> None:
+        """Apply the whole status, unless it is stored already.
+
+        With the version that it was planned on: a user's edit in between is a Conflict, and so is a namesake. A uid
+        alone is not enough, the server looks at that in writes of other kinds only.
+        """
+        self._held.discard(key)
+        if _same(planned_on.get("status", {}), status):
             return
-        # The version, because a status that was planned on an old copy, or for a namesake that is gone, must not be
-        # written: the server looks at a uid in writes of children only.
         metadata = {
             "name": key.name,
             "namespace": key.namespace,
-            "uid": stored["metadata"]["uid"],
-            "resourceVersion": stored["metadata"]["resourceVersion"],
+            "uid": planned_on["metadata"]["uid"],
+            "resourceVersion": planned_on["metadata"]["resourceVersion"],
         }
-        body = {"apiVersion": stored["apiVersion"], "kind": key.kind, "metadata": metadata, "status": status}
+        body = {"apiVersion": planned_on["apiVersion"], "kind": key.kind, "metadata": metadata, "status": status}
         self._intake.seen(await self._port.apply_status(body, _STATUS))
 
-    async def _children(self, plan: Plan) -> None:
+    async def _children(self, plan: Plan) -> bool:
+        """Create, apply, delete; True if anything was made or changed."""
+        changed = False
         for create in plan.creates:
             made = await self._port.create(create.body)
             if made is not None:
                 self._intake.seen(made)
+                changed = True
         for apply in plan.applies:
-            await self._apply(apply)
+            changed |= await self._apply(apply)
         for delete in plan.deletes:
             await self._port.delete(kind_named(delete.kind), delete.namespace, delete.name, delete.uid)
             self._generations.pop(delete.uid, None)
+        return changed
 
-    async def _apply(self, apply: Apply) -> None:
+    async def _apply(self, apply: Apply) -> bool:
         key = key_of(apply.body)
         known = self._intake.cache.get(key)
         body = marked(apply.body) if apply.manager == _OWN else apply.body
         if known is not None and self._is_done(known, body, apply.manager):
-            return
+            return False
         if known is not None and apply.manager != _OWN:
             # Without a uid, a one-field apply to a child that is gone would be taken for a (broken) new child.
             body = {**body, "metadata": {**body["metadata"], "uid": known["metadata"]["uid"]}}
         result = await self._port.apply(body, apply.manager)
         self._generations[result["metadata"]["uid"]] = _generation(result)
         self._intake.seen(result)
+        return True
 
     def _is_done(self, known: Json, body: Json, manager: str) -> bool:
         if manager != _OWN:
             return covers(known, body)
         metadata = known["metadata"]
-        if not covers(
-            metadata, {name: body["metadata"][name] for name in ("annotations", "labels") if name in body["metadata"]}
-        ):
+        marks = {name: body["metadata"][name] for name in ("annotations", "labels") if name in body["metadata"]}
+        if not covers(metadata, marks):
             return False
         return self._generations.get(metadata["uid"], _generation(known)) == _generation(known)
 
@@ -142,8 +169,8 @@ def stalled(status: Json, error: Terminal, generation: int, now: datetime) -> Js
     return {**status, "observedGeneration": generation, "conditions": list(conditions.values())}
 
 
-def _generation(body: Json | None) -> int:
-    generation: int = (body or {}).get("metadata", {}).get("generation", 0)
+def _generation(body: Json) -> int:
+    generation: int = body["metadata"].get("generation", 0)
     return generation
 
 

@@ -65,13 +65,15 @@ class Gatherer:
 
     async def plan(self, key: Key, now: datetime) -> Plan | None:
         """Return what to do for an object; None if there is no such object. Terminal if it cannot be read."""
+        await self._complete(key)
+        # From here to the plan nothing is awaited: it is made from one state of the cache, and the executor finds that.
         try:
             obj = self._cache.model(key)
         except ValidationError as error:
             raise Terminal(reasons.INVALID_SPEC, _what_is_wrong(error)) from error
         if obj is None or obj.metadata.deletion_timestamp is not None:
             return None
-        children = await self._children(key)
+        children = self._children(key)
         match obj:
             case SpeculatorDataset():
                 return dataset.plan(self.dataset(key, obj, children), now)
@@ -154,24 +156,25 @@ class Gatherer:
         found = (self._neighbour(model, kind, namespace, name) for name in names)
         return tuple(value for value in found if value is not None)
 
-    async def _children(self, key: Key) -> Children:
+    async def _complete(self, key: Key) -> None:
+        """List the pods of Jobs that ended and whose outcome the cache does not have, once a Job."""
         found = self._alive(key)
         outcomes = _outcomes(found[JOB.name], found[POD.name])
         for job in found[JOB.name]:
             uid = job["metadata"]["uid"]
             if uid not in outcomes and _ended(job) and uid not in self._looked:
-                listing = await self._port.list(POD, key.namespace, f"{_JOB_UID}={uid}")
-                for pod in listing.items:
+                for pod in (await self._port.list(POD, key.namespace, f"{_JOB_UID}={uid}")).items:
                     self._intake.seen(pod)
                 self._looked.add(uid)
-                found = self._alive(key)
-                outcomes = _outcomes(found[JOB.name], found[POD.name])
+
+    def _children(self, key: Key) -> Children:
+        found = self._alive(key)
         return Children(
             jobs=found[JOB.name],
             deployments=found[DEPLOYMENT.name],
             services=found[SERVICE.name],
             pods=found[POD.name],
-            outcomes=outcomes,
+            outcomes=_outcomes(found[JOB.name], found[POD.name]),
         )
 
     def _alive(self, key: Key) -> dict[str, tuple[Json, ...]]:
