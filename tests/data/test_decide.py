@@ -3,6 +3,7 @@
 import tempfile
 from collections import defaultdict
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -103,7 +104,9 @@ HOLDOUTS = st.builds(Holdout, percent=st.integers(1, 50), max_conversations=st.i
 
 @settings(max_examples=40, deadline=None)
 @given(LINES, WEIGHTS, HOLDOUTS, st.randoms(use_true_random=False))
-def test_fates_are_the_references_in_any_order(lines: list[Line], weights: list[int], holdout: Holdout, random) -> None:
+def test_fates_are_the_references_in_any_order(
+    lines: list[Line], weights: list[int], holdout: Holdout, random: Random
+) -> None:
     expected = dict(zip(lines, reference(lines, weights, holdout), strict=True))
     shuffled = random.sample(lines, len(lines))
     assert dict(zip(shuffled, decide(shuffled, weights, holdout), strict=True)) == expected

@@ -112,32 +112,37 @@ class _Made:
     unused: Unused
     objects: list[SourceObject]
 
-    def counts(self) -> DatasetCounts:
-        """Exchanges by what became of them."""
-        by_fate: Counter[Fate] = Counter()
+    def by_fate(self) -> Counter[Fate]:
+        """Exchanges of all sources by what became of them."""
+        found: Counter[Fate] = Counter()
         for (_, fate), count in self.fates.items():
-            by_fate[fate] += count
-        counts = DatasetCounts(
-            read=by_fate.total(),
-            kept=by_fate[Fate.TRAIN] + by_fate[Fate.HOLDOUT],
-            dropped=sum(by_fate[fate] for fate in DROPPED),
-            set_aside=by_fate[Fate.SET_ASIDE],
-            duplicates=by_fate[Fate.DUPLICATE],
-            failed_responses=by_fate[Fate.FAILED],
-            unsupervised=by_fate[Fate.UNSUPERVISED],
-            outweighed=by_fate[Fate.OUTWEIGHED],
+            found[fate] += count
+        return found
+
+    def counts(self) -> DatasetCounts:
+        """Return what status shows of them: read = kept + dropped + setAside."""
+        fates = self.by_fate()
+        return DatasetCounts(
+            read=fates.total(),
+            kept=fates[Fate.TRAIN] + fates[Fate.HOLDOUT],
+            dropped=sum(fates[fate] for fate in DROPPED),
+            set_aside=fates[Fate.SET_ASIDE],
+            duplicates=fates[Fate.DUPLICATE],
+            failed_responses=fates[Fate.FAILED],
+            unsupervised=fates[Fate.UNSUPERVISED],
+            outweighed=fates[Fate.OUTWEIGHED],
             truncated_rows=self.built.truncated,
         )
-        assert counts.read == counts.kept + counts.dropped + counts.set_aside
-        return counts
 
     def why_unusable(self) -> str:
         """Say where the rows went."""
-        counts = self.counts()
+        fates = self.by_fate()
         return (
-            f"Of {counts.read} conversations {counts.kept} are left ({counts.duplicates} duplicates, "
-            f"{counts.failed_responses} failed, {counts.unsupervised} without a generated token, {counts.set_aside} "
-            "malformed); at least two are needed, one to train on and one to hold out. Look at the sources."
+            f"Of {fates.total()} conversations {fates[Fate.TRAIN]} are left to train on and {fates[Fate.HOLDOUT]} to "
+            f"hold out ({fates[Fate.DUPLICATE]} duplicates, {fates[Fate.FAILED]} failed, {fates[Fate.UNSUPERVISED]} "
+            f"without a generated token, {fates[Fate.UNSUPPORTED]} not of text alone, {fates[Fate.REFUSED]} refused by "
+            f"the chat template, {fates[Fate.SET_ASIDE]} malformed); at least one of each is needed. Look at the "
+            "sources."
         )
 
     def report(self) -> Json:

@@ -105,8 +105,7 @@ def _options(request: Json) -> Json:
     """Template variables that a request sets, as engines derive them."""
     effort = request.get("reasoning_effort")
     derived = {"reasoning_effort": effort, "enable_thinking": effort != "none"} if effort is not None else {}
-    documents = {"documents": request["documents"]} if request.get("documents") else {}
-    return {**derived, **documents, **(request.get("chat_template_kwargs") or {})}
+    return {**derived, "documents": request.get("documents"), **(request.get("chat_template_kwargs") or {})}
 
 
 def _arguments(function: Json) -> Any:

@@ -1,0 +1,338 @@
+"""The dataset Job from objects to a manifest: what comes out, that it adds up, and that it is the same each time."""
+
+import json
+import random
+import shutil
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from specop.api import reasons
+from specop.api.dataset import DatasetCounts, DatasetFacts
+from specop.common.errors import UserError
+from specop.data import reader
+from specop.data.tokens import TargetText
+from specop.storage.local import LocalStore
+from specop.storage.target import target_facts
+from tests.data.world import Json, World, capture, chat, messages
+
+HALF = {"percent": 50}
+WINDOW = {"source": "log", "since": "2026-01-01T00:02:00Z", "until": "2026-01-01T00:07:00Z"}
+
+
+def captures(world: World, day: str, rows: list[Json], name: str = "pod-1-1") -> Json:
+    """Write captures where a companion ships them; return a source that reads them by a window."""
+    world.write(f"captures/n/agent/dt={day}/hour=00/{name}.jsonl.zst", rows)
+    return {"name": "log", "window": {**WINDOW, "prefix": f"file://{world.folder}/in/captures/n/agent"}}
+
+
+def text(world: World, row: Json) -> list[str]:
+    """Whole text of a row, and of its spans."""
+    tokenizer = TargetText(world.target)._tokenizer
+    ids, spans = row["input_ids"], row["spans"]
+    parts = [ids, *(ids[span["start"] : span["end"]] for span in spans)]
+    return [tokenizer.decode(part, skip_special_tokens=False) for part in parts]
+
+
+def test_a_whole_dataset(world: World) -> None:
+    world.write(
+        "a.jsonl.gz",
+        [
+            chat("one", "first", "two", "second", time="2026-01-01T00:00:00+01:00"),
+            chat("three", "third", created=1767229200, temperature=0.5, response_format={"type": "json_object"}),
+            chat("three", "third"),
+            chat("no answer"),
+            b"{broken",
+            chat("two", "x" * 200),
+        ],
+    )
+    world.write("b.jsonl.zst", [capture(0), capture(1, finish="length"), capture(2, finish="abort")])
+    facts = world.make(transform={"maxLength": 100, "maxBadPercent": 20}, holdout=HALF)
+    made = world.read(facts)
+
+    expected = {
+        "one": ["first<|im_end|>", "second<|im_end|>"],
+        "question 0": ["answer 0<|im_end|>"],
+        "question 1": ["answer 1"],
+        "three": ["third<|im_end|>"],
+        "two": ["x" * 51],
+    }
+    rows = {split: [text(world, row) for row in made.rows(split)] for split in ("train", "holdout")}
+    spans = {whole.split("\n")[1].removesuffix("<|im_end|>"): learned for of in rows.values() for whole, *learned in of}
+    assert {key: value for key, value in spans.items() if key != "two"} == {
+        key: value for key, value in expected.items() if key != "two"
+    }
+    assert set("".join(spans["two"])) == {"x"}
+    assert max(len(row["input_ids"]) for split in rows for row in made.rows(split)) == 100
+
+    facts_of = {row["key"]: row for split in rows for row in made.rows(split)}
+    assert len(facts_of) == 5
+    assert {(row["source"], row["constrained"], row["temperature"]) for row in facts_of.values()} == {
+        ("log", False, 1.0),
+        ("log", True, 0.5),
+    }
+    assert {row["time"] for row in facts_of.values()} == {
+        *("2025-12-31T23:00:00Z", "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z", "2026-01-01T01:00:00Z", ""),
+    }
+    assert facts == DatasetFacts(
+        digest=made.manifest.digest,
+        uri=f"{world.output}/datasets/{made.manifest.digest.removeprefix('sha256:')}/manifest.json",
+        rows=len(rows["train"]),
+        holdout_rows=len(rows["holdout"]),
+        tokens=sum(len(row["input_ids"]) for row in made.rows("train")),
+        supervised_tokens=sum(span["end"] - span["start"] for row in made.rows("train") for span in row["spans"]),
+        counts=DatasetCounts(
+            read=9,
+            kept=5,
+            dropped=3,
+            set_aside=1,
+            duplicates=1,
+            failed_responses=1,
+            unsupervised=1,
+            truncated_rows=1,
+        ),
+        target=target_facts(LocalStore(), f"file://{world.target}"),
+    )
+    assert made.manifest.contract == {"target": facts.target.to_json(), "maxLength": 100}
+    assert [entry.name for entry in made.manifest.files] == [
+        *("train-00000.parquet", "holdout-00000.parquet", "holdout-requests.jsonl", "report.json")
+    ]
+
+
+def test_the_report_says_where_and_how_many(world: World) -> None:
+    first = world.write("first/a.jsonl", [chat("a", "b"), chat("a", "b"), b"?", chat("c", "d")])
+    second = world.write("second/a.jsonl", [capture(0), capture(1, finish="abort"), capture(2), capture(3)])
+    facts = world.make(
+        [{"name": "one", "objects": {"uri": first}}, {"name": "two", "objects": {"uri": second}}],
+        transform={"maxBadPercent": 50},
+    )
+    report = world.read(facts).report
+    assert report["counts"] == facts.counts.to_json()
+    lines = {source["name"]: source.pop("lines") for source in report["sources"]}
+    assert lines["one"].pop("train", 0) + lines["one"].pop("holdout", 0) == 2
+    assert lines["one"] == {"duplicate": 1, "set_aside": 1}
+    assert lines["two"].pop("train", 0) + lines["two"].pop("holdout", 0) == 2
+    assert lines["two"] == {"failed": 1, "outweighed": 1}
+    sizes = [LocalStore().head(uri).size for uri in (first, second)]
+    assert [(source["name"], source["objects"], source["bytes"]) for source in report["sources"]] == [
+        ("one", 1, sizes[0]),
+        ("two", 1, sizes[1]),
+    ]
+    assert sum(source["supervisedTokens"] for source in report["sources"]) == facts.supervised_tokens
+    assert report["unused"] == {"not JSON": 1, "the answer was aborted": 1}
+    offset = 2 * len(json.dumps(chat("a", "b"))) + 2
+    assert report["setAside"] == [{"object": first, "offset": offset, "reason": "not JSON"}]
+
+
+def test_requests_of_the_holdout_replay(world: World) -> None:
+    world.write("a.jsonl", [capture(number, temperature=0, seed=number) for number in range(20)])
+    made = world.read(world.make(holdout={"percent": 20}))
+    assert [request["request"]["seed"] for request in made.requests] == [16, 17, 18, 19]
+    target = TargetText(world.target)
+    rows = {row["key"]: row for row in made.rows("holdout")}
+    for line in made.requests:
+        row, request = rows[line["key"]], line["request"]
+        assert line["source"] == row["source"] == "log"
+        prompt = target.template.render(request["messages"], request, None, prompt=True)
+        (seen,) = target.encode([prompt])
+        assert row["input_ids"][: row["spans"][0]["start"]] == seen.ids
+
+
+def test_a_window_takes_what_ended_in_it(world: World) -> None:
+    rows = [capture(number) for number in range(12)]
+    captures(world, "2025-12-31", [{**capture(5, "another day"), "time": "2025-12-31T23:59:59Z"}], "pod-0-1")
+    captures(world, "2026-01-01", [rows[7], *rows[:3]])
+    source = captures(world, "2026-01-01", rows[3:7] + rows[8:], "pod-2-1")
+    made = world.read(world.make([source]))
+    found = sorted(row["time"] for split in ("train", "holdout") for row in made.rows(split))
+    assert found == [f"2026-01-01T00:0{minute}:00Z" for minute in range(2, 7)]
+    assert made.report["counts"]["read"] == 5
+
+
+def test_a_conversation_is_never_on_both_sides(world: World) -> None:
+    turns = [word for number in range(4) for word in (f"q{number}", f"a{number}")]
+    rows = [
+        capture(10 * user + turn, answer=f"answer {user} {turn}", messages=messages(f"I am {user}", *turns[: 2 * turn]))
+        for user in range(6)
+        for turn in range(4)
+    ]
+    for row in rows:
+        if row["request"]["messages"][-1]["role"] == "assistant":
+            row["request"]["messages"].append({"role": "user", "content": "go on"})
+    random.Random(1).shuffle(rows)
+    world.write("a.jsonl", rows)
+    made = world.read(world.make(holdout={"percent": 34}))
+    users = {split: {text(world, row)[0].split("\n")[1] for row in made.rows(split)} for split in ("train", "holdout")}
+    assert users == {
+        "train": {f"I am {user}<|im_end|>" for user in range(4)},
+        "holdout": {f"I am {user}<|im_end|>" for user in (4, 5)},
+    }
+    assert len(made.rows("holdout")) == 8
+
+
+CONVERSATIONS: list[Any] = [
+    *(capture(number, answer="same" if number % 5 == 0 else "") for number in range(30)),
+    *(capture(number) for number in range(4)),
+    *(capture(40 + number, finish="abort") for number in range(3)),
+]
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.permutations(range(len(CONVERSATIONS))), st.lists(st.sampled_from(["", ".gz", ".zst"]), min_size=1, max_size=4)
+)
+def test_the_same_lines_are_the_same_dataset_however_packed(world: World, order: list[int], packing: list[str]) -> None:
+    def digest(rows: list[Any], packing: list[str]) -> tuple[str, Json]:
+        shutil.rmtree(world.folder / "in", ignore_errors=True)
+        for index, ending in enumerate(packing):
+            world.write(f"{index}.jsonl{ending}", rows[index :: len(packing)])
+        facts = world.make()
+        return facts.digest, facts.counts.to_json()
+
+    shuffled = [CONVERSATIONS[index] for index in order]
+    assert digest(shuffled, packing) == digest(CONVERSATIONS, [""])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"transform": {"maxLength": 64}},
+        {"holdout": HALF},
+        {"row": capture(31)},
+        {"row": capture(2, temperature=0.5)},
+        {"template": "{{ messages[0].content }}|{% if messages | length > 1 %}{{ messages[1].content }}{% endif %}"},
+    ],
+    ids=["length", "split", "another row", "another temperature", "another template"],
+)
+def test_what_differs_has_another_digest(world: World, change: Json) -> None:
+    world.write("a.jsonl", [capture(number) for number in range(10)])
+    before = world.make().digest
+    assert world.make().digest == before
+    world.write("a.jsonl", [change.pop("row", capture(2)), *(capture(number) for number in range(10) if number != 2)])
+    if template := change.pop("template", None):
+        world.target = shutil.copytree(world.target, world.folder / "target")
+        (world.target / "chat_template.jinja").write_text(template)
+    assert world.make(**change).digest != before
+
+
+def test_weights_hold_across_sources(world: World) -> None:
+    few = world.write("few.jsonl", [chat(f"few {number}", "x") for number in range(10)])
+    many = world.write("many.jsonl", [chat(f"many {number}", "y") for number in range(50)])
+    sources = [
+        {"name": "few", "objects": {"uri": few}},
+        {"name": "many", "weight": 3, "objects": {"uri": many}},
+    ]
+    facts = world.make(sources)
+    made = world.read(facts)
+    rows = [row for split in ("train", "holdout") for row in made.rows(split)]
+    assert {name: sum(row["source"] == name for row in rows) for name in ("few", "many")} == {"few": 10, "many": 30}
+    chosen = sorted(row["key"] for row in rows if row["source"] == "many")
+    assert (facts.counts.outweighed, len(set(chosen))) == (20, 30)
+    assert world.make(sources[::-1]).digest == facts.digest
+
+
+def test_a_row_that_the_template_refuses_is_dropped_and_counted(world: World) -> None:
+    world.target = shutil.copytree(world.target, world.folder / "target")
+    template = world.target / "chat_template.jinja"
+    refuse = "{% if messages[0].role == 'system' %}{{ raise_exception(messages[0].content) }}{% endif %}"
+    template.write_text(refuse + template.read_text())
+    refused = {"messages": messages("c", "d", system="secret"), "created": 1}
+    world.write("a.jsonl", [chat("a", "b", created=2), refused, chat("e", "f", created=3)])
+    facts = world.make()
+    assert (facts.counts.read, facts.counts.kept, facts.counts.dropped) == (3, 2, 1)
+    assert world.read(facts).report["sources"][0]["lines"] == {"train": 1, "holdout": 1, "refused": 1}
+    world.write("a.jsonl", [chat("a", "b", created=2), refused])
+    shutil.rmtree(world.folder / "out")
+    assert "1 refused by the chat template" in _error(world).message
+
+
+def _error(world: World, *sources: Json, **more: Any) -> UserError:
+    with pytest.raises(UserError) as caught:
+        world.make(sources, **more)
+    assert not (world.folder / "out" / "datasets").exists()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason", "words"),
+    [
+        pytest.param(
+            [b""], reasons.NO_USABLE_ROWS, "Of 0 conversations 0 are left to train on and 0", id="blank lines"
+        ),
+        pytest.param(
+            [chat("a", "b")], reasons.NO_USABLE_ROWS, "1 are left to train on and 0 to hold out", id="one conversation"
+        ),
+        pytest.param([chat("a", "b")] * 3, reasons.NO_USABLE_ROWS, "2 duplicates", id="one conversation, thrice"),
+        pytest.param([chat("a"), chat("b")], reasons.NO_USABLE_ROWS, "2 without a generated token", id="no answers"),
+        pytest.param([capture(1, finish="abort")] * 2, reasons.NO_USABLE_ROWS, "2 failed", id="failed requests"),
+        pytest.param([{"prompt": "a"}], reasons.SOURCE_FORMAT_UNKNOWN, "neither `messages`", id="another format"),
+        pytest.param([chat("a", "b"), b"?"], reasons.TOO_MANY_BAD_LINES, "1 of 2 lines", id="malformed"),
+        pytest.param([b"?"], reasons.TOO_MANY_BAD_LINES, "not JSON", id="all malformed"),
+    ],
+)
+def test_rows_that_make_no_dataset(world: World, rows: list[Any], reason: str, words: str) -> None:
+    world.write("a.jsonl", rows)
+    error = _error(world)
+    assert (error.reason, words in error.message) == (reason, True), error.message
+
+
+def test_a_row_of_another_format_later_is_malformed(world: World) -> None:
+    rows = [*(capture(number) for number in range(30)), chat("a", "b")]
+    world.write("a.jsonl", rows)
+    assert world.make().counts.set_aside == 1
+
+
+def test_a_stated_format_is_not_guessed(world: World) -> None:
+    uri = world.write("a.jsonl", [chat("a", "b"), chat("c", "d")])
+    error = _error(world, {"name": "log", "objects": {"uri": uri, "format": "Capture"}})
+    assert (error.reason, "no request or no response" in error.message) == (reasons.TOO_MANY_BAD_LINES, True)
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("in/*.jsonl", reasons.SOURCE_EMPTY),
+        ("in/none/**", reasons.SOURCE_EMPTY),
+        ("in/a.json", reasons.OBJECT_NOT_FOUND),
+    ],
+)
+def test_objects_that_are_not_there(world: World, uri: str, reason: str) -> None:
+    world.write("empty.jsonl", [])
+    error = _error(world, {"name": "log", "objects": {"uri": f"file://{world.folder}/{uri}"}})
+    assert error.reason == reason
+
+
+def test_too_few_requests(world: World) -> None:
+    source = captures(world, "2026-01-01", [capture(number) for number in range(12)])
+    error = _error(world, {**source, "minRequests": 6})
+    assert (error.reason, "5 captured requests" in error.message) == (reasons.TOO_FEW_REQUESTS, True)
+    assert world.make([{**source, "minRequests": 5}]).counts.read == 5
+
+
+def test_a_line_without_measure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MAX_LINE", 1 << 20)
+    world.write("a.jsonl.zst", [chat("a", "b" * (1 << 20))])
+    assert _error(world).reason == reasons.LINE_TOO_LONG
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [
+        ("config.json", reasons.TARGET_NOT_FOUND),
+        ("tokenizer.json", reasons.TARGET_WITHOUT_TOKENIZER),
+        ("chat_template.jinja", reasons.TARGET_WITHOUT_CHAT_TEMPLATE),
+        ("model.safetensors", reasons.TARGET_UNSUPPORTED),
+    ],
+)
+def test_an_incomplete_target(world: World, missing: str, reason: str) -> None:
+    world.write("a.jsonl", [chat("a", "b"), chat("c", "d")])
+    world.target = shutil.copytree(world.target, world.folder / "target")
+    (world.target / missing).unlink()
+    assert _error(world).reason == reason
+
+
+def test_no_target(world: World) -> None:
+    world.target = world.folder / "nothing"
+    assert _error(world).reason == reasons.TARGET_NOT_FOUND

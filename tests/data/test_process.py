@@ -1,0 +1,212 @@
+"""The dataset Job as a process: adoption, death at any moment, what it shows and never shows, how much it holds."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from specop.api import reasons
+from specop.api.jobs import Outcome
+from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
+from tests.data.world import Json, World, capture, chat, messages
+from tests.storage.server import S3Server, free_port
+
+SECRET = "mellon-friend"
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    output, log = process.communicate(timeout=60)
+    return process.returncode, output + log
+
+
+def outcome(path: Path) -> Outcome:
+    return Outcome.model_validate_json(path.read_bytes())
+
+
+def manifests(world: World) -> list[Path]:
+    return list((world.folder / "out").rglob("manifest.json"))
+
+
+def many(count: int) -> list[Json]:
+    return [capture(number % 1440, f"question {number}", "answer " * 40) for number in range(count)]
+
+
+def test_a_second_attempt_adopts_the_result_of_the_first(world: World) -> None:
+    world.write("a.jsonl", [capture(number) for number in range(9)])
+    assert end(world.start(world.config()))[0] == 0
+    first = outcome(world.result)
+    assert (first.ok, first.dataset and first.dataset.rows, outcome(world.termination)) == (True, 8, first)
+    (manifest,) = manifests(world)
+    written = manifest.stat().st_mtime_ns
+    world.write("a.jsonl", [capture(number) for number in range(5)])
+    code, log = end(world.start(world.config()))
+    assert (code, outcome(world.result), outcome(world.termination)) == (0, first, first)
+    assert "adopted" in log
+    assert [path.stat().st_mtime_ns for path in manifests(world)] == [written]
+
+
+@pytest.mark.parametrize("stage", ["Reading", "Writing"])
+def test_killed_at_any_stage_it_leaves_no_manifest_and_starts_over(world: World, stage: str) -> None:
+    rows = many(12_000)
+    world.write("a.jsonl.gz", rows)
+    port = free_port()
+    process = world.start(world.config(), port=port)
+    wait_for(port, stage)
+    process.send_signal(signal.SIGKILL)
+    assert end(process)[0] == -signal.SIGKILL
+    assert (manifests(world), world.result.exists(), world.termination.exists()) == ([], False, False)
+    world.write("a.jsonl.gz", rows[:20])  # the same work folder, with what the killed one left in it
+    assert end(world.start(world.config()))[0] == 0
+    facts = outcome(world.result).dataset
+    assert facts
+    assert (facts.counts.read, facts.rows, facts.holdout_rows) == (20, 18, 2)
+
+
+def test_sigterm_ends_with_a_code_of_its_own_and_nothing_published(world: World) -> None:
+    world.write("a.jsonl.gz", many(12_000))
+    port = free_port()
+    process = world.start(world.config(), port=port)
+    wait_for(port, "Reading")
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert end(process)[0] == EXIT_PREEMPTED
+    assert time.monotonic() - began < 5
+    assert (manifests(world), world.result.exists(), world.termination.exists()) == ([], False, False)
+
+
+def test_no_content_of_traffic_is_said_anywhere(world: World) -> None:
+    world.target = refusing(world)
+    good = [
+        {"messages": messages(f"{SECRET} {number}", f"{SECRET}!", system=SECRET if number == 7 else None)}
+        for number in range(1500)
+    ]
+    odd = [
+        f'{{"{SECRET}'.encode(),
+        f'"{SECRET}"'.encode(),
+        {"messages": SECRET},
+        {"messages": [{"role": 7, "content": SECRET}]},
+        chat(SECRET, SECRET, tools=SECRET),
+        chat(SECRET, SECRET, time=SECRET),
+        chat(SECRET, "\ud800" + SECRET),
+    ]
+    world.write("a.jsonl", good + odd)
+    port = free_port()
+    process = world.start(world.config(), port=port)
+    pages = []
+    while process.poll() is None:
+        pages += [page for name in ("/progress", "/metrics") if (page := fetch(port, name))]
+        time.sleep(0.01)
+    code, log = end(process)
+    assert code == 0
+    facts = outcome(world.result).dataset
+    assert facts
+    assert (facts.counts.set_aside, facts.counts.read) == (len(odd), len(good) + len(odd))
+    made = world.read(facts)
+    assert made.report["sources"][0]["lines"]["refused"] == 1
+    said = [log, *pages, world.result.read_text(), world.termination.read_text(), json.dumps(made.report)]
+    assert len(pages) > 2
+    assert not [text for text in (*said, made.manifest.model_dump_json()) if SECRET in text]
+    assert SECRET in made.data("holdout-requests.jsonl").decode()
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([b"{" + SECRET.encode()], reasons.TOO_MANY_BAD_LINES),
+        ([{SECRET: SECRET}], reasons.SOURCE_FORMAT_UNKNOWN),
+        ([chat(SECRET, SECRET)] * 2, reasons.NO_USABLE_ROWS),
+    ],
+)
+def test_a_users_error_has_its_reason_and_quotes_nothing(world: World, rows: list[object], reason: str) -> None:
+    world.write("a.jsonl", rows)
+    code, log = end(world.start(world.config()))
+    found = outcome(world.termination)
+    assert (code, found.ok, found.reason, world.result.exists()) == (EXIT_USER_ERROR, False, reason, False)
+    assert SECRET not in log + world.termination.read_text()
+
+
+@pytest.mark.control_plane
+@pytest.mark.parametrize("wrong", ["nothing", "key", "secret", "bucket of the source", "bucket of the output"])
+def test_on_s3(world: World, s3: S3Server, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    from specop.storage.s3 import S3Store  # noqa: PLC0415 - only this test takes the time to load it
+
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = s3.new_bucket()
+    source = {"read": f"s3://{bucket}/in/*.jsonl", "write": f"s3://{bucket}/in/a.jsonl"}
+    lines = b"".join(json.dumps(capture(number)).encode() + b"\n" for number in range(9))
+    S3Store(s3.config).put(source["write"], lines)
+    output = f"s3://{bucket}/out"
+    expected: tuple[int, str] = (EXIT_USER_ERROR, reasons.STORAGE_ACCESS_DENIED)
+    match wrong:
+        case "nothing":
+            expected = (0, "")
+        case "key":
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        case "secret":
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guessed")
+        case "bucket of the source":
+            source["read"], expected = "s3://nowhere/in/*.jsonl", (EXIT_USER_ERROR, reasons.BUCKET_NOT_FOUND)
+        case _:
+            output, expected = "s3://nowhere/out", (EXIT_USER_ERROR, reasons.BUCKET_NOT_FOUND)
+    sources = [{"name": "log", "objects": {"uri": source["read"]}}]
+    code, log = end(world.start(world.config(sources, output=output, store=s3.config)))
+    found = outcome(world.termination)
+    assert (code, found.reason) == expected, log
+    assert s3.secret_key not in log
+    if found.dataset:
+        world.write("a.jsonl", [capture(number) for number in range(9)])
+        assert found.dataset.digest == world.make().digest  # wherever it lies, it is the same dataset
+
+
+def test_memory_does_not_grow_with_the_input(world: World) -> None:
+    few, much = world.folder / "in" / "few.jsonl", world.folder / "in" / "much.jsonl.zst"
+    world.write(few.name, many(600))
+    small = peak(world)
+    rows = ([chat(f"{number} " + "word " * 20_000, f"answer {number}")] for number in range(1000))
+    world.write(much.name, (row for group in rows for row in group))
+    assert peak(world) - small < 200 << 20
+
+
+def peak(world: World) -> int:
+    """Run the Job to its end and return its largest resident memory, in bytes."""
+    world.result.unlink(missing_ok=True)
+    process = world.start(world.config(transform={"maxLength": 64}))
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert end(process)[0] == 0
+    return usage.ru_maxrss << 10
+
+
+def refusing(world: World) -> Path:
+    """A target whose template raises, with the content, about system prompts."""
+    folder = world.folder / "target"
+    folder.mkdir()
+    for path in world.target.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    template = folder / "chat_template.jinja"
+    refuse = "{% if messages[0].role == 'system' %}{{ raise_exception(messages[0].content) }}{% endif %}"
+    template.write_text(refuse + template.read_text())
+    return folder
+
+
+def fetch(port: int, name: str) -> str:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        try:
+            connection.request("GET", name)
+            return connection.getresponse().read().decode()
+        except OSError:
+            return ""
+
+
+def wait_for(port: int, stage: str) -> None:
+    deadline = time.monotonic() + 30
+    while f'"{stage}"' not in fetch(port, "/progress"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
