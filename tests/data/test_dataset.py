@@ -15,8 +15,10 @@ from specop.common.errors import UserError
 from specop.data import reader
 from specop.data.tokens import TargetText
 from specop.storage.local import LocalStore
+from specop.storage.stores import open_store
 from specop.storage.target import target_facts
-from tests.data.world import Json, World, capture, chat, messages
+from tests.data.world import Json, World, capture, chat, jsonl, messages
+from tests.storage.server import S3Server
 
 HALF = {"percent": 50}
 WINDOW = {"source": "log", "since": "2026-01-01T00:02:00Z", "until": "2026-01-01T00:07:00Z"}
@@ -278,6 +280,12 @@ def test_rows_that_make_no_dataset(world: World, rows: list[Any], reason: str, w
     assert (error.reason, words in error.message) == (reason, True), error.message
 
 
+@pytest.mark.parametrize("row", [{"secret": "secret"}, chat("secret", "secret"), b"secret"], ids=str)
+def test_an_error_quotes_no_row(world: World, row: Any) -> None:
+    world.write("a.jsonl", [row])
+    assert "secret" not in _error(world).message
+
+
 def test_a_row_of_another_format_later_is_malformed(world: World) -> None:
     rows = [*(capture(number) for number in range(30)), chat("a", "b")]
     world.write("a.jsonl", rows)
@@ -336,3 +344,41 @@ def test_an_incomplete_target(world: World, missing: str, reason: str) -> None:
 def test_no_target(world: World) -> None:
     world.target = world.folder / "nothing"
     assert _error(world).reason == reasons.TARGET_NOT_FOUND
+
+
+@pytest.fixture
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket with one object of captures."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    name = s3.new_bucket()
+    open_store(f"s3://{name}", s3.config).put(f"s3://{name}/in/a.jsonl", jsonl(capture(number) for number in range(9)))
+    return name
+
+
+def of(bucket: str) -> Json:
+    return {"name": "log", "objects": {"uri": f"s3://{bucket}/in/*.jsonl"}}
+
+
+@pytest.mark.control_plane
+def test_wherever_it_lies_it_is_the_same_dataset(world: World, s3: S3Server, bucket: str) -> None:
+    world.write("b.jsonl", [capture(number) for number in range(9)])
+    facts = world.make([of(bucket)], output=f"s3://{bucket}/out", store=s3.config)
+    assert facts.uri.startswith(f"s3://{bucket}/out/datasets/")
+    assert facts.digest == world.make().digest
+
+
+@pytest.mark.control_plane
+@pytest.mark.parametrize("wrong", [{"AWS_ACCESS_KEY_ID": "nobody"}, {"AWS_SECRET_ACCESS_KEY": "guessed"}], ids=" ".join)
+def test_wrong_keys(world: World, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch, wrong: Json) -> None:
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    error = _error(world, of(bucket), store=s3.config)
+    assert (error.reason, s3.secret_key in error.message) == (reasons.STORAGE_ACCESS_DENIED, False)
+
+
+@pytest.mark.control_plane
+@pytest.mark.parametrize(("source", "output"), [("nowhere", None), (None, "nowhere")], ids=["source", "output"])
+def test_a_missing_bucket(world: World, s3: S3Server, bucket: str, source: str | None, output: str | None) -> None:
+    error = _error(world, of(source or bucket), output=f"s3://{output or bucket}/out", store=s3.config)
+    assert (error.reason, "'nowhere'" in error.message) == (reasons.BUCKET_NOT_FOUND, True)

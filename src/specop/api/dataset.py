@@ -154,7 +154,7 @@ class DatasetCounts(Observed):
     dropped: int = Field(default=0, description="Left out, for the reasons below.")
     set_aside: int = Field(default=0, description="Malformed lines.")
     duplicates: int = Field(default=0, description="Part of dropped.")
-    failed_responses: int = Field(default=0, description="Part of dropped: errors and truncated answers.")
+    failed_responses: int = Field(default=0, description="Part of dropped: errors and aborted answers.")
     unsupervised: int = Field(default=0, description="Part of dropped: no generated token.")
     outweighed: int = Field(default=0, description="Part of dropped: beyond the source's share.")
     truncated_rows: int = Field(default=0, description="Rows that were cut to transform.maxLength.")
