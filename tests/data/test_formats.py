@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from specop.data.formats import (
 )
 from specop.data.normalise import _columns
 from tests.data.world import Json, capture, chat, messages
+from tests.serving.asgi import answering, ask, captured
+from tests.serving.asgi import capture as middleware_over
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"city": "Bonn"}'}}
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {}}}
@@ -64,6 +67,17 @@ def test_a_capture_is_its_request_and_its_answer() -> None:
         token_ids=(7, 8),
     )
     assert read_capture(row).token_ids == ()  # one without the other is nothing
+
+
+async def test_what_the_middleware_writes_is_a_capture(tmp_path: Path) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}
+    middleware = middleware_over(answering([json.dumps({"id": "x", "choices": [choice]}).encode()]), tmp_path)
+    await ask(middleware, json.dumps({"messages": messages("Hi"), "temperature": 0}).encode())
+    (line,), _ = captured(middleware)
+    assert detect(line) == "Capture"
+    exchange = read_capture(line)
+    assert (exchange.request, exchange.answer) == ({"messages": messages("Hi"), "temperature": 0}, choice["message"])
+    assert (exchange.ended, exchange.time) == (True, datetime.fromisoformat(line["time"]))
 
 
 @pytest.mark.parametrize(
