@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from specop.api.jobs import Outcome
 from specop.storage.job import Job
 from specop.trainer.main import train
 from tests.serving.pod import Pod, running
@@ -21,8 +22,8 @@ def test_the_engine_accepts_what_it_drafts(architecture: str, tmp_path: Path) ->
     world = World(tmp_path, train=24, holdout=12)
     config = world.config("u-engine", architecture=architecture, max_steps=200)
     facts = train(config, Job(config, tmp_path / "work"))
-    assert facts.summary.evaluation
-    judged = float(facts.summary.evaluation.acceptance_length)
+    info = world.manifest(Outcome(kind="training", ok=True, training=facts)).info
+    (judged,) = (point["expected"] for point in info["curve"] if point["step"] == info["bestStep"])
     with running(Pod(tmp_path, world.target, facts.drafter, facts.contract)) as pod:
         pod.wait_ready()
         client = OpenAI(base_url=f"http://127.0.0.1:{pod.engine_port}/v1", api_key="none", max_retries=0)

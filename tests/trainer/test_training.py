@@ -1,5 +1,6 @@
 """The loop on the tiny target: it learns, its judgement is what an engine would see, and packing changes nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,10 @@ import pytest
 import torch
 
 from specop.api import reasons
+from specop.api.training_job import LossTerm
 from specop.common.errors import UserError
+from specop.storage.job import Preempted
+from specop.trainer.checkpoint import Progress
 from specop.trainer.loop import evaluation_steps, judge
 from specop.trainer.model import Eagle3
 from specop.trainer.states import States
@@ -77,6 +81,37 @@ def test_a_pack_computes_what_its_documents_compute_alone(architecture: str, wor
     with torch.no_grad():
         together, alone = unrolled([0, 1, 2]), torch.cat([unrolled([row]) for row in (0, 1, 2)], dim=1)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["KL", "LKHybrid"])
+def test_a_resumed_loop_ends_with_the_same_bits(loss: str, world: World, tmp_path: Path) -> None:
+    terms = {"loss": [LossTerm(name=loss)], "max_steps": 8}
+    model, course, _ = parts(world, tmp_path, **terms)
+    whole = loop(model, course, tmp_path / "whole")
+    whole.run(nothing)
+
+    model, course, _ = parts(world, tmp_path, **terms)
+    often = replace(course, recipe=replace(course.recipe, checkpoint_seconds=0.0))
+    broken = loop(model, often, tmp_path / "broken")
+
+    def stop(progress: Progress, *_: object) -> None:
+        if progress.step == 5:
+            broken._stopping.set()
+
+    with pytest.raises(Preempted):
+        broken.run(stop)
+    assert [path.name for path in sorted((tmp_path / "broken" / "stored").iterdir())] == [
+        "step-00000004.safetensors",
+        "step-00000005.safetensors",
+    ]
+    model, course, _ = parts(world, tmp_path, **terms)
+    again = loop(model, course, tmp_path / "broken")
+    again.run(nothing)
+    assert (again.progress.resumes, again.progress.step, again.progress.tokens) == (1, 8, whole.progress.tokens)
+    assert again.progress.alpha_K == whole.progress.alpha_K
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+        assert torch.equal(whole.best[name], again.best[name]), name
 
 
 def test_a_pack_and_its_documents_as_packs_of_one_batch_give_the_same_step(world: World, tmp_path: Path) -> None:

@@ -174,21 +174,21 @@ class Attempts:
         self.termination = folder / "termination-log"
         self.stored = world.root / "out" / "runs" / config.uid
 
-    def start(self, pod: str = "a") -> subprocess.Popen[str]:
+    def log(self, pod: str) -> Path:
+        return self.folder / f"{pod}.log"
+
+    def start(self, pod: str = "a") -> subprocess.Popen[bytes]:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.termination.unlink(missing_ok=True)
         options = ["--port=0", f"--work={self.folder}/{pod}", f"--termination-log={self.termination}"]
         environment = {"PYTHONPATH": str(ROOT / "src"), CONFIG_ENV: json.dumps(self.config.to_json())}
-        return subprocess.Popen(
-            [sys.executable, "-m", "specop.trainer", *options],
-            env={**os.environ, **environment},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with self.log(pod).open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "specop.trainer", *options], env={**os.environ, **environment}, stderr=log
+            )
 
     def run(self, pod: str = "a") -> tuple[int, Outcome | None, str]:
         """Exit code, termination message, log."""
-        process = self.start(pod)
-        _, log = process.communicate()
+        code = self.start(pod).wait()
         said = Outcome.model_validate_json(self.termination.read_bytes()) if self.termination.exists() else None
-        return process.returncode, said, log
+        return code, said, self.log(pod).read_text()
