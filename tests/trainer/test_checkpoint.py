@@ -1,9 +1,11 @@
 """Checkpoints: what is whole and one's own is used, newest first, from disk or storage; everything else is not."""
 
+import errno
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from specop.storage.base import StorageUnreachable
 from specop.storage.local import LocalStore
@@ -55,6 +57,18 @@ def test_damaged_ones_are_passed_over(damage: str, tmp_path: Path) -> None:
             case "part":
                 file.rename(file.with_suffix(".part"))
     assert newest(checkpoints(tmp_path)) == 1
+
+
+def test_a_full_disk_is_told_from_other_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("specop.trainer.tensors.save_file", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        save(checkpoints(tmp_path), 1)
+    assert raised.value.errno == errno.ENOSPC
+    assert not list((tmp_path / "a").iterdir())
 
 
 def test_where_the_disk_is_damaged_storage_helps(tmp_path: Path) -> None:

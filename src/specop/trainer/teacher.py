@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from specop.api import reasons
 from specop.common.errors import UserError
@@ -57,6 +58,7 @@ class Teacher:
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
         """Load from a folder of safetensors; raises UserError TargetUnsupported where transformers cannot."""
+        transformers_logging.disable_progress_bar()
         try:
             self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
         except (ValueError, OSError, KeyError) as error:

@@ -4,6 +4,7 @@ A process killed while it writes leaves a `.part` file that nobody reads; bytes 
 found by the checksum. Readers treat a damaged file as an absent one.
 """
 
+import errno
 import json
 import logging
 import zlib
@@ -20,11 +21,20 @@ log = logging.getLogger(__name__)
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor], info: Json) -> None:
-    """Write tensors and JSON-ready `info`; the file appears under its name when it is complete."""
+    """Write tensors and JSON-ready `info`; the file appears under its name when it is complete.
+
+    Raises OSError ENOSPC where the disk is full; the library says so in words only.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(info)
     part = file.with_suffix(".part")
-    save_file(tensors, part, metadata={"info": text, "checksum": _checksum(tensors, text)})
+    try:
+        save_file(tensors, part, metadata={"info": text, "checksum": _checksum(tensors, text)})
+    except SafetensorError as error:
+        part.unlink(missing_ok=True)
+        if f"os error {errno.ENOSPC}" in str(error):
+            raise OSError(errno.ENOSPC, "No space left on device", str(part)) from error
+        raise
     part.replace(file)
 
 
