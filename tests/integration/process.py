@@ -12,18 +12,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.conftest import ROOT, ControlPlane
+from tests.conftest import ROOT, SYSTEM, ControlPlane
 
 
 class OperatorProcess:
     """Started and stopped like a pod; killed, and started again, as often as a test likes."""
 
     def __init__(
-        self, plane: ControlPlane, folder: Path, namespace: str, *, server: str | None = None, **more: Any
+        self,
+        plane: ControlPlane,
+        folder: Path,
+        namespace: str,
+        *,
+        server: str | None = None,
+        account: str = "specop",
+        **more: Any,
     ) -> None:
         self.log = folder / "operator.log"
         self._settings = folder / "settings.json"
-        self._kubeconfig = plane.service_account_kubeconfig(folder / "kubeconfig", server=server)
+        self._kubeconfig = plane.service_account_kubeconfig(folder / "kubeconfig", server=server, name=account)
         configured = json.loads(plane.settings)
         self._settings.write_text(json.dumps({**configured, "watchNamespaces": [namespace], "port": 0, **more}))
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,6 +51,7 @@ class OperatorProcess:
             **os.environ,
             "KUBECONFIG": str(self._kubeconfig),
             "SPECOP_SETTINGS": str(self._settings),
+            "POD_NAMESPACE": SYSTEM,
             "PYTHONPATH": str(ROOT / "src"),
         }
         self._began = self.log.stat().st_size if self.log.exists() else 0

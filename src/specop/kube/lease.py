@@ -37,7 +37,7 @@ class Lease:
 
     async def acquire(self) -> None:
         """Wait until the Lease is ours."""
-        while not await self._try():  # noqa: ASYNC110 - the other holder is another process
+        while not await self._try_patiently():  # noqa: ASYNC110 - the other holder is another process
             await asyncio.sleep(self._duration / 5)
         _logger.info("holding lease %s/%s as %s", self._namespace, self._name, self._identity)
 
@@ -48,12 +48,11 @@ class Lease:
         while loop.time() - renewed < self._duration * 2 / 3:
             await asyncio.sleep(self._duration / 5)
             started = loop.time()
-            try:
-                if not await self._try():
-                    break
+            held = await self._try_patiently()
+            if held is False:
+                break
+            if held:
                 renewed = started
-            except Retryable as error:
-                _logger.warning("lease not renewed: %s", error)
         raise LeaseLost(f"lease {self._namespace}/{self._name} is no longer ours")
 
     async def release(self) -> None:
@@ -61,6 +60,14 @@ class Lease:
         current = await self._port.get(LEASE, self._namespace, self._name)
         if current is not None and current["spec"].get("holderIdentity") == self._identity:
             await self._write("", version=current["metadata"]["resourceVersion"])
+
+    async def _try_patiently(self) -> bool | None:
+        """Take or renew; None if the API server could not be asked."""
+        try:
+            return await self._try()
+        except Retryable as error:
+            _logger.warning("lease %s/%s: %s", self._namespace, self._name, error)
+            return None
 
     async def _try(self) -> bool:
         """Take or renew; False while another holds it."""
