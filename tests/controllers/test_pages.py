@@ -123,6 +123,8 @@ async def test_captures_and_windows_of_an_endpoint(ports: Any) -> None:
         pytest.param("not json", id="nonsense"),
         pytest.param("[1]", id="no object"),
         pytest.param({"requests": "many"}, id="no number"),
+        pytest.param({"requests": -1}, id="a negative number"),
+        pytest.param({"requests": 1, "shippedUntil": "soon"}, id="no time"),
     ],
 )
 async def test_a_page_that_cannot_be_read_is_counted_and_that_is_all(ports: Any, answer: Any) -> None:
@@ -131,6 +133,13 @@ async def test_a_page_that_cannot_be_read_is_counted_and_that_is_all(ports: Any,
         ports(port)
         assert await bench.round() == set()
     assert sorted(bench.seen) == [("capture", "failed"), ("metrics", "failed")]
+
+
+async def test_an_endpoint_that_cannot_be_read_is_left_to_its_reconcile(ports: Any) -> None:
+    bench = Bench(harness.endpoint(replicas="many"), pod("DraftedEndpoint", "agent", "engine"))
+    async with served(capture={"requests": 1}, metrics=PAGE) as port:
+        ports(port)
+        assert await bench.round() == set()
 
 
 async def test_a_pod_that_does_not_answer_costs_its_own_time_only(ports: Any) -> None:

@@ -47,6 +47,7 @@ class Executor:
         """Do what the plan says, which was made from what the cache holds at this moment."""
         planned_on = self._intake.cache.get(key)
         if planned_on is None:
+            self._held.discard(key)
             return
         status = plan.status
         try:

@@ -15,10 +15,12 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import aiohttp
+from pydantic import ValidationError
 
 from specop.api.endpoint import DraftedEndpoint
 from specop.api.jobs import PROGRESS_PORT
 from specop.api.shared import Json
+from specop.common.clock import format_time, parse_time
 from specop.common.names import LABEL_ROLE
 from specop.controllers.intake import Intake
 from specop.controllers.readings import Readings, Shipped
@@ -72,7 +74,10 @@ class Scraper:
         async with aiohttp.ClientSession(timeout=self._timeout, trust_env=False) as session:
             while True:
                 started = loop.time()
-                await self.round(session, started)
+                try:
+                    await self.round(session, started)
+                except Exception:
+                    _logger.exception("a round of pages ended early")
                 await asyncio.sleep(max(0.0, self._period - (loop.time() - started)))
 
     async def round(self, session: aiohttp.ClientSession, now: float) -> None:
@@ -100,7 +105,10 @@ class Scraper:
             self._pages(session, "metrics", pods, f":{METRICS_PORT}/metrics", parse),
             self._pages(session, "capture", pods, f":{COMPANION_PORT}/capture", _shipped),
         )
-        endpoint: DraftedEndpoint | None = self._intake.cache.model(key)
+        try:
+            endpoint: DraftedEndpoint | None = self._intake.cache.model(key)
+        except ValidationError:
+            return  # its reconcile says so
         if endpoint is None:
             return
         stored = endpoint.status.capture
@@ -163,5 +171,10 @@ def _object_of(text: str) -> Json:
 
 
 def _shipped(text: str) -> Shipped:
+    """Read a companion's page; what is no count or no time is refused here, before it can get near a status."""
     page = _object_of(text)
-    return Shipped(requests=int(page["requests"]), until=page.get("shippedUntil"))
+    requests, until = int(page["requests"]), page.get("shippedUntil")
+    if requests < 0:
+        raise ValueError("negative count")
+    # Whole seconds, rounded down: a watermark may be early, never late.
+    return Shipped(requests=requests, until=format_time(parse_time(until)) if until is not None else None)
