@@ -62,7 +62,8 @@ def test_a_standby_waits_and_takes_over(team: Team, narrow: str, tmp_path: Path)
     one, two = (OperatorProcess(team.plane, each, team.namespace, account=narrow, lease=True) for each in folders)
     with one, two:
         one.wait_ready()
-        assert two.page("/healthz")[0] == 200 if "pages on port" in two.said else two.runs
+        wait(lambda: "pages on port" in two.said, 20, "the standby")
+        assert [two.page(path)[0] for path in ("/healthz", "/readyz")] == [200, 200]
         assert "reconciling" not in two.said
         assert one.terminate() == 0
         two.wait_ready(20)

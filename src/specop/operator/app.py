@@ -52,6 +52,7 @@ class App:
         self._lease: Lease | None = None
         self._informer: Informer | None = None
         self._primed = False
+        self._stands_by = False
         self.failed = asyncio.Event()
         """Set when a task of ours ended: the process must end too."""
 
@@ -65,7 +66,9 @@ class App:
         if settings.lease:
             identity = f"{socket.gethostname()}-{os.getpid()}"
             self._lease = Lease(client, own_namespace(), "specop", identity)
+            self._stands_by = True
             await self._lease.acquire()
+            self._stands_by = False
             self._spawn(self._lease.hold(), "lease")
         resync = Resync(client, self.intake, settings.watch_namespaces, period_seconds=settings.resync_seconds)
         await _patiently(resync)
@@ -134,7 +137,7 @@ class App:
         return "a reconcile is stuck" if busy and max(busy) > STUCK_SECONDS else None
 
     def _what_is_missing(self) -> str | None:
-        return None if self._primed else "the cache is not primed"
+        return None if self._primed or self._stands_by else "the cache is not primed"
 
 
 async def _patiently(resync: Resync) -> None:

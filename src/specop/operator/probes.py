@@ -1,13 +1,13 @@
 """The operator's own HTTP pages: `/healthz`, `/readyz`, `/metrics`.
 
 `/healthz` fails when a reconcile has been running longer than any may, or when a task of ours has died: then a
-restart is the cure. `/readyz` fails until the cache is primed. Both answer from the event loop, so a blocked loop
-fails them too.
+restart is the cure. `/readyz` fails until the cache is primed, and is fine while standing by. Both answer from the
+event loop, so a blocked loop fails them too.
 """
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client import generate_latest
@@ -29,8 +29,8 @@ class Pages:
         app = web.Application()
         app.add_routes(
             [
-                web.get("/healthz", lambda _: _answer(healthy)),
-                web.get("/readyz", lambda _: _answer(ready)),
+                web.get("/healthz", _probe(healthy)),
+                web.get("/readyz", _probe(ready)),
                 web.get("/metrics", self._page),
             ]
         )
@@ -68,6 +68,9 @@ def _listen(port: int) -> socket.socket:
     return socket.create_server(("0.0.0.0", port))  # noqa: S104 - probes and metrics are asked for from outside the pod
 
 
-async def _answer(check: Check) -> web.Response:
-    wrong = check()
-    return web.Response(text=wrong or "ok", status=200 if wrong is None else 503)
+def _probe(check: Check) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(_request: web.Request) -> web.Response:
+        wrong = check()
+        return web.Response(text=wrong or "ok", status=200 if wrong is None else 503)
+
+    return answer
