@@ -38,6 +38,8 @@ class Informer:
         self._namespaces = namespaces
         self._restarted = restarted
         self._stop = threading.Event()
+        # It warns that it takes no signals in a thread: `main` takes them.
+        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
 
     async def run(self) -> None:
         """Watch until stopped."""
