@@ -45,18 +45,18 @@ DEFAULTS = Hyperparameters(
     loss=[LossTerm(name="CE", weight="0.7"), LossTerm(name="KL", weight="0.3")],
     lk_eta="3",
     step_decay="0.8",
-    learning_rate="0.001",
+    learning_rate="0.0007",
     scheduler="Linear",
     warmup_percent=4,
     weight_decay="0",
     max_grad_norm="1",
-    epochs=4,
-    batch_tokens=4096,
+    epochs=6,
+    batch_tokens=2048,
     max_length=8192,
     evaluations=8,
     checkpoint_seconds=60,
     seed=0,
-    compute_dtype="Float32",
+    compute_dtype="BFloat16",
 )
 """Every knob has a value here; presets change some."""
 
