@@ -97,6 +97,20 @@ def test_the_operator_reads_what_the_chart_writes(name: str) -> None:
     assert set(json.loads(written)) == {field.alias for field in Settings.model_fields.values()}
 
 
+def test_null_takes_a_default_away() -> None:
+    """As on a machine without a GPU; also where there is no default to take away."""
+    values = {
+        "runtimes": {
+            role: {"resources": {"requests": {"nvidia.com/gpu": None, "cpu": 1}, "limits": None}}
+            for role in ("data", "trainer")
+        }
+    }
+    written = objects(render("--set-json", f"runtimes={json.dumps(values['runtimes'])}"))["ConfigMap/specop"]
+    settings = Settings.model_validate_json(written["data"]["settings.json"])
+    assert settings.runtimes.trainer.resources == {"requests": {"cpu": "1"}}
+    assert settings.runtimes.data.resources == {"requests": {"cpu": "1", "memory": "2Gi"}}
+
+
 def test_the_pod_is_restricted(default: dict[str, Json]) -> None:
     deployment = default["Deployment/specop"]["spec"]
     pod = deployment["template"]["spec"]

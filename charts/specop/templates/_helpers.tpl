@@ -24,7 +24,19 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $image := include "specop.image" . }}
 {{- $runtimes := dict "jobTtlSeconds" .Values.jobTtlSeconds }}
 {{- range $role, $runtime := .Values.runtimes }}
-{{- $_ := set $runtimes $role (merge (dict "image" ($runtime.image | default $image)) $runtime) }}
+{{- $resources := dict }}
+{{- range $part, $quantities := $runtime.resources }}
+{{- $kept := dict }}
+{{- range $resource, $quantity := $quantities }}
+{{- /* null in values takes a default away */}}
+{{- if not (kindIs "invalid" $quantity) }}
+{{- $_ := set $kept $resource (toString $quantity) }}
+{{- end }}
+{{- end }}
+{{- $_ := set $resources $part $kept }}
+{{- end }}
+{{- $own := dict "image" ($runtime.image | default $image) "resources" $resources }}
+{{- $_ := set $runtimes $role (merge $own (omit $runtime "image" "resources")) }}
 {{- end }}
 {{- $storage := dict "credentials" .Values.storage.credentials }}
 {{- range $field := list "output" "endpointUrl" "region" }}
