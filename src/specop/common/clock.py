@@ -7,7 +7,7 @@ Clock = Callable[[], datetime]
 
 
 def system_clock() -> datetime:
-    """The time now, in UTC, with microseconds."""
+    """Return the time now, in UTC, with microseconds."""
     return datetime.now(UTC)
 
 

@@ -21,5 +21,5 @@ def digest(value: Any) -> str:
 
 
 def short(digest_text: str, length: int = 8) -> str:
-    """The first hex digits of a digest, for names and columns."""
+    """Return the first hex digits of a digest, for names and columns."""
     return digest_text.removeprefix("sha256:")[:length]
