@@ -19,6 +19,8 @@ from tests.data.world import Json, World, capture, chat, messages
 from tests.storage.server import free_port
 
 SECRET = "mellon-friend"
+LONG = 20_000
+"""Rows that take seconds to read: a loaded machine still sees the process at work."""
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -54,11 +56,11 @@ def test_a_second_attempt_adopts_the_result_of_the_first(world: World) -> None:
 
 @pytest.mark.parametrize("stage", ["Reading", "Writing"])
 def test_killed_at_any_stage_it_leaves_no_manifest_and_starts_over(world: World, stage: str) -> None:
-    rows = many(6_000)
+    rows = many(LONG)
     world.write("a.jsonl.gz", rows)
     port = free_port()
     process = world.start(world.config(), port=port)
-    wait_for(port, stage)
+    wait_for(process, port, stage)
     process.send_signal(signal.SIGKILL)
     assert end(process)[0] == -signal.SIGKILL
     assert (manifests(world), world.result.exists(), world.termination.exists()) == ([], False, False)
@@ -70,10 +72,10 @@ def test_killed_at_any_stage_it_leaves_no_manifest_and_starts_over(world: World,
 
 
 def test_sigterm_ends_with_a_code_of_its_own_and_nothing_published(world: World) -> None:
-    world.write("a.jsonl.gz", many(6_000))
+    world.write("a.jsonl.gz", many(LONG))
     port = free_port()
     process = world.start(world.config(), port=port)
-    wait_for(port, "Reading")
+    wait_for(process, port, "Reading")
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()
     assert end(process)[0] == EXIT_PREEMPTED
@@ -169,8 +171,9 @@ def fetch(port: int, name: str) -> str:
             return ""
 
 
-def wait_for(port: int, stage: str) -> None:
-    deadline = time.monotonic() + 30
+def wait_for(process: subprocess.Popen[str], port: int, stage: str) -> None:
+    deadline = time.monotonic() + 60
     while f'"{stage}"' not in fetch(port, "/progress"):
+        assert process.poll() is None, f"it ended before it was seen at {stage}"
         assert time.monotonic() < deadline
         time.sleep(0.01)

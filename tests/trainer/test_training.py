@@ -15,6 +15,7 @@ from specop.trainer.checkpoint import Progress
 from specop.trainer.loop import evaluation_steps, judge
 from specop.trainer.model import Eagle3
 from specop.trainer.states import States
+from specop.trainer.tensors import read_tensors
 from tests.trainer.drafting import draft
 from tests.trainer.tiny_run import World, loop, parts
 
@@ -127,12 +128,17 @@ def test_a_pack_and_its_documents_as_packs_of_one_batch_give_the_same_step(world
 def test_states_that_are_damaged_or_gone_are_made_again(world: World, tmp_path: Path) -> None:
     _, course, teacher = parts(world, tmp_path)
     (file,) = (tmp_path / "train").glob("block-*.safetensors")
-    before = file.read_bytes()
-    file.write_bytes(before[:-5] + b"wrong")
+    before = read_tensors(file)
+    assert before
+    file.write_bytes(file.read_bytes()[:-5] + b"wrong")
     again = States(tmp_path / "train", course.train.rows)
     assert again.missing() == [0]
     again.make([0], teacher, nothing)
-    assert file.read_bytes() == before
+    after = read_tensors(file)
+    assert after
+    assert after[1] == before[1]
+    assert after[0].keys() == before[0].keys()
+    assert all(torch.equal(tensor, after[0][name]) for name, tensor in before[0].items())
     assert States(tmp_path / "train", course.train.rows).missing() == []
 
 
