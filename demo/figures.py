@@ -88,7 +88,7 @@ def speculation(series: Mapping[str, float]) -> Speculation:
     """Read the engine's counters out of its metrics page, by name of the series without labels but the position."""
     prefix = "vllm:spec_decode_num_"
     positions = sorted(
-        int(name.rpartition("/")[2]) for name in series if name.startswith(f"{prefix}accepted_tokens_per_pos")
+        int(name.rpartition("/")[2]) for name in series if name.startswith(f"{prefix}accepted_tokens_per_pos_total/")
     )
     return Speculation(
         drafts=int(series[f"{prefix}drafts_total"]),

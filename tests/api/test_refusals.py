@@ -225,12 +225,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         {"spec.drafter.from": {"drafterRef": {"name": "imported"}}},
         "retraining repeats that job's recipe",
     ),
-    "bare on, dropped on its way": (
-        ENDPOINT,
-        {"spec.retrain": {"cooldownSeconds": 60}},
-        "a bare on is read as true by YAML",
-    ),
-    "bare on": (ENDPOINT, {"spec.retrain": {"true": {"drift": {}}}}, 'unknown field "spec.retrain.true"'),
+    "retraining that nothing starts": (ENDPOINT, {"spec.retrain": {"cooldownSeconds": 60}}, "such as when: {drift: {}}"),
     "surge": (ENDPOINT, {"spec.rollout.surge": "Always"}, 'supported values: "IfPossible", "Never"'),
     # pods
     "reserved variable": (DATASET, {f"{POD}.env": [{"name": "SPECOP_CONFIG"}]}, "SPECOP_* and AWS_* are set by specop"),

@@ -18,6 +18,8 @@ import yaml
 from aiohttp import web
 
 WRITES = {"POST", "PATCH", "DELETE"}
+TLS_GOODBYE = 0.25
+"""Seconds in which transports under TLS end after their connections were closed; nobody can wait for them."""
 _HOP = {"host", "connection", "transfer-encoding", "content-length", "content-encoding", "keep-alive"}
 
 
@@ -66,6 +68,7 @@ class Proxy:
         for task in left:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.sleep(TLS_GOODBYE))
         self._loop.close()
 
     async def _serve(self, ready: threading.Event) -> None:

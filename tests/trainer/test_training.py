@@ -130,7 +130,9 @@ def test_states_that_are_damaged_or_gone_are_made_again(world: World, tmp_path: 
     (file,) = (tmp_path / "train").glob("block-*.safetensors")
     before = read_tensors(file)
     assert before
-    file.write_bytes(file.read_bytes()[:-5] + b"wrong")
+    damaged = file.read_bytes()[:-5] + b"wrong"
+    file.unlink()  # what was read is mapped from it
+    file.write_bytes(damaged)
     again = States(tmp_path / "train", course.train.rows)
     assert again.missing() == [0]
     again.make([0], teacher, nothing)
