@@ -11,7 +11,7 @@ _LOCKS = {
         *("--all-extras", "--group", "dev", "requirements/local.in"),
         *("--overrides", "requirements/local.overrides", "--excludes", "requirements/local.excludes"),
     ],
-    "operator": ["--extra", "operator", "--extra", "data", "--extra", "serving", *_TESTED],
+    "operator": ["--extra", "operator", "--extra", "data", "--extra", "ray", "--extra", "serving", *_TESTED],
     "trainer": ["--extra", "trainer", *_TESTED],
 }
 
