@@ -1,5 +1,6 @@
 """The process of a training Job: from configuration to a published drafter, through kills and stops; its refusals."""
 
+import json
 import signal
 import subprocess
 import time
@@ -85,7 +86,18 @@ def test_a_run_ends_in_a_published_drafter_that_serving_accepts(world: World, tm
     assert float(summary.evaluation.acceptance_length) > 1
     assert job.page.body["stage"] == "Exporting"
     assert job.page.body["step"] == job.page.body["totalSteps"] == 60
+    assert job.page.body["mfuPercent"] > 0
     assert b"specop_training_step 60.0" in job.page.render("/metrics")[2]
+    assert summary.mfu_percent
+    run = world.root / "out" / "runs" / "u-once"
+    assert summary.report == f"file://{run}/report.html"
+    assert "Training run team-a/run" in (run / "report.html").read_text()
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert [event["stage"] for event in events if event["event"] == "stage"] == [
+        *("Downloading", "Teacher", "Training", "Evaluating", "Exporting")
+    ]
+    assert [event["step"] for event in events if event["event"] == "evaluation"] == [20, 40, 60]
+    assert events[-1]["reason"] == "Completed"
 
     child = world.config("u-child", max_steps=2, evaluations=1, warm_start=facts.drafter)
     born = train(child, Job(child, tmp_path / "child"))

@@ -175,6 +175,12 @@ class TrainingProgress(Observed):
     step: int = Field(default=0, description="Optimiser steps done.")
     total_steps: int = Field(default=0, description="Optimiser steps of the whole run.")
     tokens_per_second: int = Field(default=0, description="Tokens trained per second, lately.")
+    mfu_percent: int | None = Field(
+        default=None, description="Share of the devices' peak that the drafter's matrix products take, lately."
+    )
+    memory_mib: int | None = Field(
+        default=None, description="Peak memory in MiB: of the GPU, else of the process; rounded."
+    )
     loss: Annotated[str, Field(max_length=16)] | None = Field(default=None, description="Training loss, smoothed.")
     acceptance_length: Annotated[str, Field(max_length=16)] | None = Field(
         default=None, description="Newest held-out mean tokens per target step."
@@ -189,8 +195,11 @@ class TrainingSummary(Observed):
     seconds: int = Field(default=0, description="Time of training, over all resumes.")
     tokens: int = Field(default=0, description="Tokens trained.")
     tokens_per_second: int = Field(default=0, description="Mean over the run.")
+    mfu_percent: int | None = Field(default=None, description="Model FLOPs utilisation, mean over the run.")
+    memory_mib: int | None = Field(default=None, description="Peak memory in MiB, as in progress.")
     resumes: int = Field(default=0, description="How often it went on from a checkpoint.")
     evaluation: Evaluation | None = Field(default=None, description="Held-out figures at the end.")
+    report: Uri | None = Field(default=None, description="The run on one page of HTML, with its curves.")
 
 
 class TrainingStatus(Observed):

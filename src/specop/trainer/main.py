@@ -8,6 +8,8 @@ on from the newest checkpoint in storage.
 """
 
 import logging
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from specop.api import reasons
 from specop.api.jobs import TrainingConfig, TrainingFacts
 from specop.api.shared import Contract, Json, Weights
 from specop.api.training_job import TrainingSummary
+from specop.common.clock import system_clock
 from specop.common.errors import UserError
 from specop.common.hashing import digest, short
 from specop.storage.base import Store
@@ -27,16 +30,23 @@ from specop.storage.blobs import Manifest, drafter_digest, put_files, write_mani
 from specop.storage.job import Job, run_job
 from specop.storage.stores import open_store
 from specop.storage.uri import join
+from specop.trainer.bar import Bar
 from specop.trainer.checkpoint import Checkpoints, Progress
 from specop.trainer.config import Recipe, recipe
-from specop.trainer.display import Display
+from specop.trainer.display import Display, Listener
 from specop.trainer.evaluate import Judgement
+from specop.trainer.events import Events
 from specop.trainer.export import CONFIG, TENSORS, read_drafter, write_drafter
 from specop.trainer.inputs import Inputs, download_inputs
 from specop.trainer.loop import DTYPES, Course, Loop, judge
+from specop.trainer.meter import Meter, flops_per_token, peak_flops
 from specop.trainer.model import Eagle3
+from specop.trainer.record import Record
+from specop.trainer.report import render
 from specop.trainer.states import States
 from specop.trainer.teacher import Teacher
+from specop.trainer.trackers import VARIABLE as TRACKERS
+from specop.trainer.trackers import Trackers
 from specop.trainer.vocabulary import draft_vocabulary
 
 log = logging.getLogger(__name__)
@@ -44,19 +54,23 @@ log = logging.getLogger(__name__)
 
 def train(config: TrainingConfig, job: Job[TrainingConfig]) -> TrainingFacts:
     """Run one training job; raises UserError for what a user can mend, Preempted at SIGTERM with everything saved."""
-    knobs, display = recipe(config.hyperparameters), Display(job)
+    knobs = recipe(config.hyperparameters)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with _memory_errors(device):
+    output = open_store(config.output, config.store)
+    events = Events(output, join(config.output, "runs", config.uid, "events.jsonl"), system_clock)
+    with Display(job, _listeners(job, output, events)) as display, _memory_errors(device):
         display.stage("Downloading")
         inputs = download_inputs(config, job, knobs)
         display.stage("Teacher")
         teacher = Teacher(inputs.target, DTYPES[knobs.compute_dtype], device)
         model, vocabulary_D = _drafter(teacher, inputs, knobs)
         course = _course(job, inputs, teacher, knobs, vocabulary_D)
+        meter = _meter(model, course)
+        display.measure_by(meter)
         display.stage("Training")
-        output = open_store(config.output, config.store)
         loop = Loop(model, course, _checkpoints(job, output, inputs), job.stopping)
         loop.run(display.training)
+        display.trained(loop.progress)
         display.stage("Evaluating")
         folder = job.work_dir / "drafter"
         verifier = {"name_or_path": config.target, "architectures": [inputs.facts.architecture]}
@@ -65,7 +79,8 @@ def train(config: TrainingConfig, job: Job[TrainingConfig]) -> TrainingFacts:
         judgement = judge(exported.to(device), course, job.stopping)
         log.info("exported: %s", judgement)
         display.stage("Exporting")
-        contract, summary = _contract(inputs, model, knobs), _summary(loop.progress, judgement)
+        contract, summary = _contract(inputs, model, knobs), _summary(loop.progress, judgement, meter)
+        summary = summary.model_copy(update={"report": _report(config, output, events, contract, summary)})
         info = {"summary": summary.to_json(), "bestStep": loop.progress.best_step, "curve": loop.progress.curve}
         drafter = _publish(config, output, [folder / CONFIG, folder / TENSORS], contract, info)
         return TrainingFacts(drafter=drafter, contract=contract, summary=summary)
@@ -137,12 +152,42 @@ def _contract(inputs: Inputs, model: Eagle3, knobs: Recipe) -> Contract:
     )
 
 
-def _summary(progress: Progress, judgement: Judgement) -> TrainingSummary:
+def _listeners(job: Job[TrainingConfig], output: Store, events: Events) -> list[Listener]:
+    """Return who follows the run: a terminal if there is one, and what is kept of it."""
+    trackers = Trackers(os.environ.get(TRACKERS, ""), job.config, job.work_dir, output)
+    return [*([Bar(sys.stderr)] if sys.stderr.isatty() else []), Record(events, trackers)]
+
+
+def _meter(model: Eagle3, course: Course) -> Meter:
+    flops = flops_per_token(model.config, course.train.rows, course.recipe.decoding_heads)
+    return Meter(flops, peak_flops(course.device, DTYPES[course.recipe.compute_dtype]), course.device)
+
+
+def _report(config: TrainingConfig, output: Store, events: Events, contract: Contract, summary: TrainingSummary) -> str:
+    """Store the run on one page, and return where."""
+    facts = {
+        "Result": summary.to_json(),
+        "Contract": contract.to_json(),
+        "Hyperparameters": config.hyperparameters.to_json(),
+        "Inputs": {
+            "dataset": config.dataset.digest,
+            "parent": config.warm_start.digest if config.warm_start else "none",
+        },
+    }
+    uri = join(config.output, "runs", config.uid, "report.html")
+    output.put(uri, render(f"Training run {config.namespace}/{config.name}", facts, events.all).encode())
+    return uri
+
+
+def _summary(progress: Progress, judgement: Judgement, meter: Meter) -> TrainingSummary:
+    speed = progress.tokens / max(progress.seconds, 1e-9)
     return TrainingSummary(
         steps=progress.step,
         seconds=round(progress.seconds),
         tokens=progress.tokens,
-        tokens_per_second=round(progress.tokens / max(progress.seconds, 1e-9)),
+        tokens_per_second=round(speed),
+        mfu_percent=meter.mfu_percent(speed),
+        memory_mib=meter.memory_mib(),
         resumes=progress.resumes,
         evaluation=judgement.evaluation(),
     )
