@@ -19,7 +19,7 @@ from specop.api.base import (
 from specop.api.markers import Cel, Immutable, ListMap, ServerDefault, Worded
 from specop.api.shared import Contract, DrafterRefStatus, Evaluation, NamedUid, PodTemplate, Storage, TargetSpec
 
-LossName = Literal["KL", "LKHybrid", "CE"]
+LossName = Literal["KL", "LKAlpha", "LKHybrid", "TV", "CE", "CEArgmax", "RKL", "JSD"]
 
 _Positive = Cel("double(self) > 0.0", "must be greater than 0")
 
@@ -28,8 +28,9 @@ class LossTerm(Model):
     """One term of a weighted sum of losses."""
 
     name: LossName = Field(
-        description="KL: to the target's distribution. LKHybrid: KL and total variation, weighed by acceptance. "
-        "CE: to the served token."
+        description="KL, RKL, JSD: divergence of the target's distribution, forward, reverse, symmetric. TV: total "
+        "variation, 1 - acceptance. LKAlpha: -log acceptance. LKHybrid: KL and TV, weighed by acceptance. CE: to the "
+        "served token. CEArgmax: to the target's most likely token."
     )
     weight: Decimal = Field(default="1", description="Factor of this term.")
 

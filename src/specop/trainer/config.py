@@ -7,8 +7,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from specop.api import reasons
-from specop.api.training_job import Hyperparameters
+from specop.api.training_job import Hyperparameters, LossName
 from specop.common.errors import UserError
+
+TERMS: dict[LossName, str] = {
+    "KL": "kl",
+    "LKAlpha": "lk_alpha",
+    "LKHybrid": "lk_hybrid",
+    "TV": "tv",
+    "CE": "ce",
+    "CEArgmax": "ce_argmax",
+    "RKL": "rkl",
+    "JSD": "jsd",
+}
+"""Each loss and its field in `LossWeights`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +28,13 @@ class LossWeights:
     """Weights of the terms of the loss; a term that was not named has weight 0."""
 
     kl: float = 0.0
+    lk_alpha: float = 0.0
     lk_hybrid: float = 0.0
+    tv: float = 0.0
     ce: float = 0.0
+    ce_argmax: float = 0.0
+    rkl: float = 0.0
+    jsd: float = 0.0
     lk_eta: float = 3.0
 
 
@@ -52,7 +69,7 @@ def recipe(given: Hyperparameters) -> Recipe:
             _refuse(name, "is not set; the operator resolves every field before it makes the Job")
     values: dict[str, Any] = {name: getattr(given, name) for name in Hyperparameters.model_fields}
     eta = float(values.pop("lk_eta"))
-    weights = {term.name: float(term.weight) for term in values.pop("loss")}
+    weights = {TERMS[term.name]: float(term.weight) for term in values.pop("loss")}
     if len(weights) == 0 or sum(weights.values()) <= 0:
         _refuse("loss", "needs a term with a weight above 0")
     for name in ("learning_rate", "max_grad_norm", "step_decay"):
@@ -63,7 +80,7 @@ def recipe(given: Hyperparameters) -> Recipe:
     decimals = ("step_decay", "learning_rate", "weight_decay", "max_grad_norm")
     values |= {name: float(values[name]) for name in decimals}
     return Recipe(
-        loss=LossWeights(weights.get("KL", 0.0), weights.get("LKHybrid", 0.0), weights.get("CE", 0.0), eta),
+        loss=LossWeights(**weights, lk_eta=eta),
         warmup_fraction=values.pop("warmup_percent") / 100,
         **values,
     )

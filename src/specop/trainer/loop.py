@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -139,11 +139,12 @@ class Loop:
         self.progress.tokens += tokens
         self.progress.alpha_K = [float(a) / max(count, 1) for a, count in zip(alpha_K, count_K, strict=True)]
 
-    def _loss(self, pack: Pack, weights: StepWeights) -> tuple[Tensor, Tensor]:
+    def _loss(self, pack: Pack, weights: Sequence[StepWeights]) -> tuple[Tensor, Tensor]:
         device = self.course.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._compute == torch.bfloat16):
             hidden_KAH = torch.stack(list(self.model.unroll(pack, self.course.recipe.decoding_heads)))
-        labels = Labels(pack.last_AH, pack.lse_A, self._draft_ids_V[pack.served_A], pack.end_A)
+        argmax_A, served_A = self._draft_ids_V[pack.argmax_A.long()], self._draft_ids_V[pack.served_A]
+        labels = Labels(pack.last_AH, pack.lse_A, argmax_A, served_A, pack.end_A)
         teacher, head_DH = self.course.teacher, self.model.lm_head.weight
         return head_loss(hidden_KAH, head_DH, labels, teacher=teacher, weights=weights, compute=self._compute)
 

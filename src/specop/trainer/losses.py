@@ -1,13 +1,26 @@
 """The losses, with gradients derived by hand, fused with the drafter's head.
 
-At draft step k, for an anchor with the target's distribution p and the draft's q = softmax(z) over draft tokens:
+At draft step k, for an anchor with the target's distribution p over all tokens and the draft's q = softmax(z) over the
+draft vocabulary; p~ is p renormalised inside the draft vocabulary, alpha = sum_v min(p(v), q(v)) the acceptance rate:
 
-    CE        -log q(x)                     x: the token that was served; no loss where it cannot be drafted
-    KL        KL(p~ || q)                   p~: p renormalised inside the draft vocabulary
-    LKHybrid  lambda KL + (1 - lambda) TV   TV = 1 - alpha, alpha = sum_v min(p(v), q(v)), p over all tokens;
-                                            lambda = exp(-eta alpha), alpha from the previous optimiser step, one per k
+    CE        -log q(x)             x: the token that was served; no loss where it cannot be drafted
+    CEArgmax  -log q(y)             y: the target's most likely token of all; likewise
+    KL        KL(p~ || q)
+    RKL       KL(q || p~)
+    JSD       Jensen-Shannon divergence of p~ and q
+    TV        1 - alpha             half the L1 distance where p has no mass outside
+    LKAlpha   -log alpha            at each position, as the likelihood of being accepted; not the log of a mean
+    LKHybrid  lambda KL + (1 - lambda) TV, lambda = exp(-eta alpha), alpha from the previous optimiser step, one per k
 
-Gradients by z: CE q - 1[x];  KL q - p~;  TV q sum(m) - m with m = q 1[q < p].
+The LK losses are those of arXiv 2602.23881, §4: alpha takes p as it is, because mass outside the draft vocabulary is
+never accepted, and KL takes p~. So do RKL and JSD: against p they would end above zero by the mass outside (RKL by a
+constant, JSD with weaker gradients where that mass is large), which no draft can mend.
+
+Gradients. All of them depend on z through q alone, so with r = -q dL/dq the gradient by z is q sum(r) - r:
+
+    CE 1[x]    KL p~    TV q 1[q < p]    LKAlpha q 1[q < p] / alpha    RKL q log(p~ / q)    JSD q log(m / q) / 2
+
+with m = (p~ + q) / 2; sum(r) is 1 for CE and KL, and a constant in dL/dq drops out.
 
 `head_loss` walks blocks of anchors: logits, losses and all gradients of a block are made in the forward pass, so no
 tensor of anchors x vocabulary outlives a block, and the target's probabilities are made once for all K steps: the row
@@ -15,7 +28,8 @@ of anchor a at step k is the row of anchor a + k at step 0. Every loss is a sum,
 count of labels of the optimiser step; there is no mean of means.
 
 Numerics: products are made in `compute` (bfloat16 or float32), softmax and sums in float32 or wider always. p is
-exp(z - logsumexp) with the full-vocabulary log-sum-exp that the teacher stored.
+exp(z - logsumexp) with the full-vocabulary log-sum-exp that the teacher stored. RKL and JSD take no logarithm of less
+than the smallest normal number, so they stay finite where the target gives a token nothing at all.
 """
 
 import math
@@ -40,6 +54,8 @@ class Labels:
     """The target's final state that predicts the label of step 0."""
     lse_A: Tensor
     """Its full-vocabulary log-sum-exp."""
+    argmax_A: Tensor
+    """Draft id of its most likely token; -1 outside the draft vocabulary."""
     served_A: Tensor
     """Draft id of the served token of step 0; -1 outside the draft vocabulary."""
     end_A: Tensor
@@ -53,28 +69,41 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class StepWeights:
-    """Weights of the gradients of one optimiser step, per draft step, divided by that step's count of labels."""
+    """Factors of the losses at one draft step of one optimiser step, divided by its global count of labels."""
 
-    kl_K: Sequence[float]
-    tv_K: Sequence[float]
-    ce_K: Sequence[float]
+    kl: float = 0.0
+    rkl: float = 0.0
+    jsd: float = 0.0
+    tv: float = 0.0
+    lk_alpha: float = 0.0
+    ce: float = 0.0
+    ce_argmax: float = 0.0
 
 
 def step_weights(
     loss: LossWeights, decay: float, count_K: Sequence[int], alpha_K: Sequence[float] | None
-) -> StepWeights:
-    """Turn the recipe's weights into those of one optimiser step.
+) -> list[StepWeights]:
+    """Turn the recipe's weights into those of one optimiser step, one entry a draft step.
 
     `count_K`: labels of each draft step over the whole batch, all ranks. `alpha_K`: mean acceptance at the previous
     optimiser step; None at the first, where lambda is 1.
     """
-    scale = [decay**k / max(count, 1) for k, count in enumerate(count_K)]
-    lam = [1.0] * len(scale) if alpha_K is None else [math.exp(-loss.lk_eta * alpha) for alpha in alpha_K]
-    return StepWeights(
-        kl_K=[s * (loss.kl + loss.lk_hybrid * x) for s, x in zip(scale, lam, strict=True)],
-        tv_K=[s * loss.lk_hybrid * (1 - x) for s, x in zip(scale, lam, strict=True)],
-        ce_K=[s * loss.ce for s in scale],
-    )
+    found = []
+    for k, count in enumerate(count_K):
+        scale = decay**k / max(count, 1)
+        lam = 1.0 if alpha_K is None else math.exp(-loss.lk_eta * alpha_K[k])
+        found.append(
+            StepWeights(
+                kl=scale * (loss.kl + loss.lk_hybrid * lam),
+                rkl=scale * loss.rkl,
+                jsd=scale * loss.jsd,
+                tv=scale * (loss.tv + loss.lk_hybrid * (1 - lam)),
+                lk_alpha=scale * loss.lk_alpha,
+                ce=scale * loss.ce,
+                ce_argmax=scale * loss.ce_argmax,
+            )
+        )
+    return found
 
 
 def head_loss(
@@ -83,7 +112,7 @@ def head_loss(
     labels: Labels,
     *,
     teacher: Callable[[Tensor], Tensor],
-    weights: StepWeights,
+    weights: Sequence[StepWeights],
     compute: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted loss, a scalar, and per draft step the sum of alpha over its labels (no gradient).
@@ -103,7 +132,7 @@ class _HeadLoss(torch.autograd.Function):
         head_DH: Tensor,
         labels: Labels,
         teacher: Callable[[Tensor], Tensor],
-        weights: StepWeights,
+        weights: Sequence[StepWeights],
         compute: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         steps, anchors, hidden = hidden_KAH.shape
@@ -116,17 +145,16 @@ class _HeadLoss(torch.autograd.Function):
         for a0 in range(0, anchors, size):
             a1 = min(a0 + size, anchors)
             row_R = torch.arange(a0, a1 + steps - 1, device=head_DH.device).clamp_(max=anchors - 1)
-            p_RD = (teacher(labels.last_AH[row_R]).to(wide) - labels.lse_A[row_R, None]).exp_()
+            taught = _Taught.of(labels, row_R, teacher, wide)
             hidden_EH = hidden_KAH[:, a0:a1].to(compute).reshape(-1, hidden)
             logits_KCD = (hidden_EH @ computed_DH.T).view(steps, a1 - a0, -1)
             grad_KCD = torch.empty_like(logits_KCD)
             for k in range(steps):
                 value, alpha_C, grad_CD = _losses(
                     logits_KCD[k].to(wide),
-                    p_RD[k : k + a1 - a0],
-                    labels.served_A[row_R[k : k + a1 - a0]],
+                    taught.part(k, k + a1 - a0),
                     valid_KA[k, a0:a1].to(wide),
-                    (weights.kl_K[k], weights.tv_K[k], weights.ce_K[k]),
+                    weights[k],
                 )
                 loss += value
                 alpha_K[k] += alpha_C.sum()
@@ -144,27 +172,80 @@ class _HeadLoss(torch.autograd.Function):
         return grad_KAH * grad_loss, grad_DH * grad_loss, None, None, None, None
 
 
-def _losses(
-    logits_CD: Tensor, p_CD: Tensor, served_C: Tensor, valid_C: Tensor, weights: tuple[float, float, float]
-) -> tuple[Tensor, Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class _Taught:
+    """What C consecutive labels teach."""
+
+    p_CD: Tensor
+    """The target's probabilities, over all tokens, of the draft vocabulary's."""
+    mass_C: Tensor
+    """Their sums."""
+    plogp_C: Tensor
+    """Sums of p log p."""
+    argmax_C: Tensor
+    served_C: Tensor
+
+    @classmethod
+    def of(cls, labels: Labels, row_C: Tensor, teacher: Callable[[Tensor], Tensor], wide: torch.dtype) -> "_Taught":
+        p_CD = (teacher(labels.last_AH[row_C]).to(wide) - labels.lse_A[row_C, None]).exp_()
+        return cls(
+            p_CD=p_CD,
+            mass_C=p_CD.sum(-1).clamp_min(torch.finfo(wide).tiny),
+            plogp_C=torch.special.xlogy(p_CD, p_CD).sum(-1),
+            argmax_C=labels.argmax_A[row_C],
+            served_C=labels.served_A[row_C],
+        )
+
+    def part(self, start: int, stop: int) -> "_Taught":
+        c = slice(start, stop)
+        return _Taught(self.p_CD[c], self.mass_C[c], self.plogp_C[c], self.argmax_C[c], self.served_C[c])
+
+
+def _losses(logits_CD: Tensor, taught: _Taught, valid_C: Tensor, w: StepWeights) -> tuple[Tensor, Tensor, Tensor]:
     """Return (weighted sum of losses, alpha C, gradient by the logits CD) of one block at one draft step."""
-    kl, tv, ce = weights
-    known_C = (served_C >= 0).to(valid_C.dtype) * ce
+    p_CD, mass_C, tiny = taught.p_CD, taught.mass_C, torch.finfo(logits_CD.dtype).tiny
     lse_C = logits_CD.logsumexp(-1)
-    mass_C = p_CD.sum(-1).clamp_min(torch.finfo(p_CD.dtype).tiny)
     q_CD = (logits_CD - lse_C[:, None]).exp_()
-    label_C1 = served_C.clamp_min(0)[:, None]
-    cross_entropy_C = lse_C - logits_CD.gather(1, label_C1).squeeze(1)
-    kl_C = (
-        lse_C + (torch.special.xlogy(p_CD, p_CD).sum(-1) - torch.linalg.vecdot(p_CD, logits_CD)) / mass_C - mass_C.log()
-    )
     alpha_C = torch.minimum(p_CD, q_CD).sum(-1)
-    value = (valid_C * (kl * kl_C + tv * (1 - alpha_C) + known_C * cross_entropy_C)).sum()
-    if tv:
-        below_CD = torch.where(q_CD < p_CD, q_CD, 0)
-        pull_C = kl + known_C + tv * below_CD.sum(-1)
-        grad_CD = (q_CD * pull_C[:, None]).addcmul_(p_CD, (kl / mass_C)[:, None], value=-1).sub_(below_CD, alpha=tv)
-    else:
-        grad_CD = q_CD.mul_((kl + known_C)[:, None]).addcmul_(p_CD, (kl / mass_C)[:, None], value=-1)
-    grad_CD.scatter_add_(1, label_C1, -known_C[:, None])
-    return value, alpha_C * valid_C, grad_CD.mul_(valid_C[:, None])
+    kl_C = lse_C + (taught.plogp_C - torch.linalg.vecdot(p_CD, logits_CD)) / mass_C - mass_C.log()
+    value_C, sum_C, r_CD = w.kl * kl_C, torch.full_like(mass_C, w.kl), None
+    if w.tv or w.lk_alpha:
+        accepted_C = alpha_C.clamp_min(tiny)
+        value_C += w.tv * (1 - alpha_C) - w.lk_alpha * accepted_C.log()
+        r_CD = torch.where(q_CD < p_CD, q_CD, 0).mul_((w.tv + w.lk_alpha / accepted_C)[:, None])
+    if w.rkl or w.jsd:
+        divergence_C, more_CD = _divergences(logits_CD - lse_C[:, None], q_CD, p_CD / mass_C[:, None], w)
+        value_C += divergence_C
+        r_CD = more_CD if r_CD is None else r_CD.add_(more_CD)
+    if r_CD is not None:
+        sum_C += r_CD.sum(-1)
+    tokens = []
+    for token_C, weight in ((taught.served_C, w.ce), (taught.argmax_C, w.ce_argmax)):
+        if weight:
+            label_C1, weight_C = token_C.clamp_min(0)[:, None], (token_C >= 0).to(valid_C.dtype) * weight
+            value_C += weight_C * (lse_C - logits_CD.gather(1, label_C1).squeeze(1))
+            sum_C += weight_C
+            tokens.append((label_C1, -weight_C[:, None]))
+    grad_CD = q_CD.mul_(sum_C[:, None]).addcmul_(p_CD, (w.kl / mass_C)[:, None], value=-1)
+    if r_CD is not None:
+        grad_CD.sub_(r_CD)
+    for label_C1, gradient_C1 in tokens:
+        grad_CD.scatter_add_(1, label_C1, gradient_C1)
+    return (valid_C * value_C).sum(), alpha_C * valid_C, grad_CD.mul_(valid_C[:, None])
+
+
+def _divergences(logq_CD: Tensor, q_CD: Tensor, inside_CD: Tensor, w: StepWeights) -> tuple[Tensor, Tensor]:
+    """RKL and JSD: (weighted losses C, their r CD). `inside_CD`: p~."""
+    tiny = torch.finfo(q_CD.dtype).tiny
+    value_C, r_CD = q_CD.new_zeros(len(q_CD)), torch.zeros_like(q_CD)
+    if w.rkl:
+        ratio_CD = inside_CD.clamp_min(tiny).log() - logq_CD
+        value_C -= w.rkl * torch.linalg.vecdot(q_CD, ratio_CD)
+        r_CD.addcmul_(q_CD, ratio_CD, value=w.rkl)
+    if w.jsd:
+        logm_CD = ((inside_CD + q_CD) / 2).clamp_min(tiny).log()
+        towards_CD = logm_CD - logq_CD
+        entropies_C = torch.special.xlogy(inside_CD, inside_CD).sum(-1) - torch.linalg.vecdot(inside_CD, logm_CD)
+        value_C += w.jsd / 2 * (entropies_C - torch.linalg.vecdot(q_CD, towards_CD))
+        r_CD.addcmul_(q_CD, towards_CD, value=w.jsd / 2)
+    return value_C, r_CD
