@@ -225,7 +225,11 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         {"spec.drafter.from": {"drafterRef": {"name": "imported"}}},
         "retraining repeats that job's recipe",
     ),
-    "retraining that nothing starts": (ENDPOINT, {"spec.retrain": {"cooldownSeconds": 60}}, "such as when: {drift: {}}"),
+    "retraining that nothing starts": (
+        ENDPOINT,
+        {"spec.retrain": {"cooldownSeconds": 60}},
+        "such as when: {drift: {}}",
+    ),
     "surge": (ENDPOINT, {"spec.rollout.surge": "Always"}, 'supported values: "IfPossible", "Never"'),
     # pods
     "reserved variable": (DATASET, {f"{POD}.env": [{"name": "SPECOP_CONFIG"}]}, "SPECOP_* and AWS_* are set by specop"),
