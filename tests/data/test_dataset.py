@@ -71,9 +71,9 @@ def test_a_whole_dataset(world: World) -> None:
 
     facts_of = {row["key"]: row for split in rows for row in made.rows(split)}
     assert len(facts_of) == 5
-    assert {(row["source"], row["constrained"], row["temperature"]) for row in facts_of.values()} == {
-        ("log", False, 1.0),
-        ("log", True, 0.5),
+    assert {(row["source"], row["constrained"], row["grammar"], row["temperature"]) for row in facts_of.values()} == {
+        ("log", False, None, 1.0),
+        ("log", True, '{"jsonObject":true}', 0.5),
     }
     assert {row["time"] for row in facts_of.values()} == {
         *("2025-12-31T23:00:00Z", "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z", "2026-01-01T01:00:00Z", ""),

@@ -19,6 +19,7 @@ def row(number: int, tokens: int = 3) -> Row:
         input_ids=list(range(tokens)),
         spans=[{"start": 1, "end": tokens}],
         constrained=False,
+        grammar=None,
         temperature=0.5,
     )
 
@@ -36,6 +37,7 @@ def test_the_schema_is_the_contracts(tmp_path: Path) -> None:
         "input_ids": "list<element: int32>",
         "spans": "list<element: struct<start: int32, end: int32>>",
         "constrained": "bool",
+        "grammar": "string",
         "temperature": "float",
     }
     assert found.to_pylist() == [row(1)]

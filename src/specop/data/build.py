@@ -74,7 +74,7 @@ class Builder:
     def _write(self, exchange: Json, rows: list[Tokens], shards: Shards, fate: Fate) -> bool:
         """Write the rows of one exchange; False where it has none, its fate then corrected."""
         source, name = exchange["source"], self._sources[exchange["source"]]
-        constrained, temperature = exchange["constrained"], exchange["temperature"]
+        constrained, grammar, temperature = exchange["constrained"], exchange["grammar"], exchange["temperature"]
         some = False
         for index, whole in enumerate(rows):
             tokens = whole.cut(self._max_length)
@@ -91,10 +91,11 @@ class Builder:
                     input_ids=tokens.input_ids,
                     spans=[{"start": start, "end": end} for start, end in tokens.spans],
                     constrained=constrained,
+                    grammar=grammar,
                     temperature=temperature,
                 )
             )
-            self._noted.append((key, content_hash(tokens, constrained, temperature, fate)))
+            self._noted.append((key, content_hash(tokens, constrained, grammar, temperature, fate)))
             if fate is Fate.TRAIN:
                 self.built.supervised[name] += tokens.supervised
         if not some:
@@ -108,10 +109,10 @@ class Builder:
             self._noted = []
 
 
-def content_hash(tokens: Tokens, constrained: bool, temperature: float, fate: Fate) -> bytes:
+def content_hash(tokens: Tokens, constrained: bool, grammar: str | None, temperature: float, fate: Fate) -> bytes:
     """Hash of what a row teaches, without where and when it was found: 16 bytes."""
     hasher = hashlib.sha256(np.asarray(tokens.input_ids, dtype="<i4").tobytes())
-    hasher.update(json.dumps([tokens.spans, constrained, temperature, fate is Fate.HOLDOUT]).encode())
+    hasher.update(json.dumps([tokens.spans, constrained, grammar, temperature, fate is Fate.HOLDOUT]).encode())
     return hasher.digest()[:16]
 
 

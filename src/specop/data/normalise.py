@@ -17,6 +17,7 @@ from specop.common.errors import UserError
 from specop.common.hashing import canonical_json
 from specop.data import formats
 from specop.data.formats import Exchange, Fate, Json, Unusable
+from specop.data.grammar import grammar
 from specop.data.reader import Line, read_lines
 from specop.data.sources import SourceObject
 
@@ -44,6 +45,7 @@ SCHEMA = pa.schema(
         ("history", pa.bool_()),
         ("ended", pa.bool_()),
         ("constrained", pa.bool_()),
+        ("grammar", pa.string()),  # of `specop.data.grammar`, or null
         ("temperature", pa.float32()),
         ("prompt_token_ids", pa.list_(pa.int32())),
         ("token_ids", pa.list_(pa.int32())),
@@ -133,6 +135,7 @@ def _columns(exchange: Exchange) -> Json:
             "history": exchange.history,
             "ended": exchange.ended,
             "constrained": exchange.constrained,
+            "grammar": grammar(exchange.request),
             "temperature": exchange.temperature,
             "prompt_token_ids": exchange.prompt_token_ids,
             "token_ids": exchange.token_ids,

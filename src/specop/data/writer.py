@@ -20,6 +20,7 @@ ROWS = pa.schema(
         ("input_ids", pa.list_(pa.int32())),
         ("spans", pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32())]))),  # generated tokens, half-open
         ("constrained", pa.bool_()),  # a grammar was in force: response_format, or a tool that had to be called
+        ("grammar", pa.string()),  # which one, as JSON: {"jsonSchema": …} or {"jsonObject": true}; else null
         ("temperature", pa.float32()),
     ]
 )
@@ -38,6 +39,7 @@ class Row(TypedDict):
     input_ids: Sequence[int]
     spans: list[dict[str, int]]
     constrained: bool
+    grammar: str | None
     temperature: float
 
 
