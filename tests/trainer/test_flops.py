@@ -89,8 +89,7 @@ def test_training_and_judging_cost_what_torch_counts(architecture: str) -> None:
     ours = shape(model.config)
     assert ours.parameters == sum(parameter.numel() for parameter in model.parameters())
     rows_DH = torch.randn(DRAFT, HIDDEN)
-    labels = Labels(batch.last_AH, batch.lse_A, batch.served_A, batch.end_A)
-    ones = [1.0] * STEPS
+    labels = Labels(batch.last_AH, batch.lse_A, batch.argmax_A, batch.served_A, batch.end_A)
     with FlopCounterMode(display=False) as counted:
         hidden_KAH = torch.stack(list(model.unroll(batch, STEPS)))
         loss, _ = head_loss(
@@ -98,7 +97,7 @@ def test_training_and_judging_cost_what_torch_counts(architecture: str) -> None:
             model.lm_head.weight,
             labels,
             teacher=lambda last_CH: last_CH @ rows_DH.T,
-            weights=StepWeights(ones, ones, ones),
+            weights=[StepWeights(kl=1.0, ce=1.0)] * STEPS,
             compute=torch.float32,
         )
         loss.backward()  # type: ignore[no-untyped-call]
