@@ -1,7 +1,7 @@
 import pytest
 
 from specop.api.contract import check_contract
-from specop.api.shared import Contract, TargetFacts
+from specop.api.shared import Contract, TargetFacts, TargetSizes
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 OTHER = "sha256:" + "fedcba9876543210" * 4
@@ -48,7 +48,14 @@ def test_every_field_of_the_target_is_compared_and_named(change: dict[str, objec
 
 
 def test_every_field_is_in_the_table() -> None:
-    assert len(TargetFacts.model_fields) == 8
+    assert len(TargetFacts.model_fields.keys() - {"sizes"}) == 8
+
+
+def test_sizes_identify_nothing() -> None:
+    sizes = TargetSizes(intermediate_size=128, num_heads=2, num_kv_heads=1, head_dim=32, weight_mib=1)
+    sized = FACTS.model_copy(update={"sizes": sizes})
+    assert check_contract(CONTRACT, sized) == []
+    assert CONTRACT.model_validate({**CONTRACT.model_dump(), "target": sized}).to_json() == CONTRACT.to_json()
 
 
 def test_more_tokens_than_trained_steps_and_an_unknown_format() -> None:

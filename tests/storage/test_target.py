@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from specop.api import reasons
+from specop.api.shared import Json
 from specop.common.errors import UserError
 from specop.storage.base import Store
 from specop.storage.target import download_target, target_facts
@@ -39,7 +40,33 @@ def test_facts_and_a_slash_at_the_end_means_nothing(place: Place) -> None:
     facts = target_facts(place[0], uri)
     assert facts == target_facts(place[0], uri + "/")
     assert (facts.vocab_size, facts.hidden_size, facts.num_layers) == (259, 64, 4)
-    assert (facts.architecture, facts.quantization) == ("LlamaForCausalLM", "none")
+    assert (facts.architecture, facts.quantization, facts.sizes) == ("LlamaForCausalLM", "none", None)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"num_attention_heads": 2, "intermediate_size": 128}, (128, 2, 2, 32)),
+        ({"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 32, "intermediate_size": 9}, (9, 4, 1, 32)),
+        (
+            {
+                "num_attention_heads": 2,
+                "intermediate_size": 500,
+                "moe_intermediate_size": 48,
+                "num_experts_per_tok": 8,
+            },
+            (384, 2, 2, 32),
+        ),
+        ({"num_attention_heads": 2, "intermediate_size": 100, "num_experts_per_tok": 4}, (400, 2, 2, 32)),
+    ],
+    ids=["plain", "grouped", "experts of their own width", "experts"],
+)
+def test_sizes_are_those_of_a_drafter_s_layer(place: Place, config: Json, expected: tuple[int, ...]) -> None:
+    facts = target_facts(place[0], put(place, {"config.json": json.dumps({**CONFIG, **config}).encode()}))
+    sizes = facts.sizes
+    assert sizes
+    assert (sizes.intermediate_size, sizes.num_heads, sizes.num_kv_heads, sizes.head_dim) == expected
+    assert sizes.weight_mib == 10
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def check_contract(contract: Contract, facts: TargetFacts, speculative_tokens: i
     differences = []
     if contract.format_version != FORMAT_VERSION:
         differences.append(f"formatVersion (drafter: {contract.format_version}, known: {FORMAT_VERSION})")
-    made_for, found = contract.target.model_dump(by_alias=True), facts.model_dump(by_alias=True)
+    made_for, found = (target.identity.model_dump(by_alias=True) for target in (contract.target, facts))
     differences += [
         f"target.{field} (drafter: {_shown(made_for[field])}, target: {_shown(found[field])})"
         for field in made_for

@@ -1,8 +1,8 @@
 """Blocks that several kinds share: target, storage, pod template, results that travel between objects."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from specop.api.base import Digest, Model, ObjectName, Observed, Uri, exactly_one
 from specop.api.markers import Cel, IntOrString, ListMap, Worded
@@ -227,6 +227,21 @@ class NamedUid(Observed):
     uid: Annotated[str, Field(max_length=64)] = Field(default="", description="Its uid: a later namesake is another.")
 
 
+class TargetSizes(Observed):
+    """What a target's configuration says of its cost, for estimates; a drafter's layer is as wide as one of its layers.
+
+    Covered by the fingerprint, so no part of what identifies a target: it is neither compared nor in a contract.
+    """
+
+    intermediate_size: int = Field(
+        description="Width of the feed-forward network; of experts, all that a token passes together."
+    )
+    num_heads: int = Field(description="Attention heads.")
+    num_kv_heads: int = Field(description="Key-value heads.")
+    head_dim: int = Field(description="Size of a head.")
+    weight_mib: int = Field(description="Size of its weight files in MiB.")
+
+
 class TargetFacts(Observed):
     """What is known of a target's bytes."""
 
@@ -240,6 +255,12 @@ class TargetFacts(Observed):
     quantization: Annotated[str, Field(max_length=64)] = Field(
         default="none", description="Quantisation of its weights."
     )
+    sizes: TargetSizes | None = Field(default=None, description="Sizes, where its configuration says them all.")
+
+    @property
+    def identity(self) -> Self:
+        """What identifies the target, without the sizes."""
+        return self.model_copy(update={"sizes": None})
 
 
 class Contract(Observed):
@@ -262,6 +283,11 @@ class Contract(Observed):
         default="0", description="Temperature of the requests that it was trained for."
     )
     dtype: Annotated[str, Field(max_length=16)] = Field(default="bfloat16", description="Dtype of its weights.")
+
+    @field_validator("target")
+    @classmethod
+    def _identity(cls, target: TargetFacts) -> TargetFacts:
+        return target.identity
 
 
 class Evaluation(Observed):

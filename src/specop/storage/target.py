@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from specop.api import reasons
-from specop.api.shared import TargetFacts
+from specop.api.shared import TargetFacts, TargetSizes
 from specop.common.errors import UserError
 from specop.common.hashing import canonical_json, digest, sha256_hex
 from specop.storage.base import ObjectInfo, Store, download
@@ -62,7 +62,7 @@ def target_facts(store: Store, uri: str) -> TargetFacts:
         fingerprint=fingerprint,
         tokenizer_hash=tokenizer_hash,
         chat_template_hash=template_hash,
-        **_sizes(_json(config, files[CONFIG].uri), uri),
+        **_description(_json(config, files[CONFIG].uri), uri, sum(info.size for info in weights)),
     )
 
 
@@ -121,7 +121,7 @@ def _sample(store: Store, info: ObjectInfo) -> str:
     return hasher.hexdigest()
 
 
-def _sizes(config: dict[str, Any], uri: str) -> dict[str, Any]:
+def _description(config: dict[str, Any], uri: str, weight_bytes: int) -> dict[str, Any]:
     text = config.get("text_config", config)  # multimodal models keep their language model's sizes there
     sizes = {
         "vocab_size": text.get("vocab_size"),
@@ -138,7 +138,24 @@ def _sizes(config: dict[str, Any], uri: str) -> dict[str, Any]:
         **sizes,
         "architecture": next(iter(config.get("architectures") or []), ""),
         "quantization": (config.get("quantization_config") or {}).get("quant_method", "none"),
+        "sizes": _sizes(text, weight_bytes),
     }
+
+
+def _sizes(text: dict[str, Any], weight_bytes: int) -> TargetSizes | None:
+    """Sizes of a language model's configuration; None where one is missing or no number."""
+    heads = text.get("num_attention_heads") or 0
+    width = text.get("moe_intermediate_size") or text.get("intermediate_size")
+    try:
+        return TargetSizes(
+            intermediate_size=int(width) * (text.get("num_experts_per_tok") or 1),  # type: ignore[arg-type]
+            num_heads=heads,
+            num_kv_heads=text.get("num_key_value_heads") or heads,
+            head_dim=text.get("head_dim") or text["hidden_size"] // heads,
+            weight_mib=weight_bytes >> 20,
+        )
+    except (TypeError, ValueError, ArithmeticError):
+        return None
 
 
 def _json(data: bytes, uri: str) -> dict[str, Any]:

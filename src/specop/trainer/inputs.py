@@ -80,7 +80,7 @@ def _parent(config: TrainingConfig, parent: Weights, facts: TargetFacts, folder:
 
 
 def _check_target(manifest: Manifest, facts: TargetFacts) -> None:
-    theirs, ours = manifest.contract.get("target", {}), facts.to_json()
+    theirs, ours = manifest.contract.get("target", {}), facts.identity.to_json()
     differing = sorted(name for name in ours if theirs.get(name) != ours[name])
     if differing:
         raise UserError(
