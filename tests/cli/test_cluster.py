@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from specop.api.dataset import SpeculatorDataset
 from specop.cli.main import main
 from tests.cli import objects
 from tests.conftest import ControlPlane
@@ -153,3 +154,25 @@ def test_no_cluster(user: User, tmp_path: Path) -> None:
         "",
         "specop: no cluster answers at https://127.0.0.1:9\n",
     )
+
+
+def test_an_estimate_of_a_job_before_it_is_applied(user: User, tmp_path: Path) -> None:
+    data = objects.dataset("agent-v1").to_json()
+    sizes = {"intermediateSize": 128, "numHeads": 2, "numKvHeads": 1, "headDim": 32, "weightMib": 1}
+    data["status"]["result"]["target"]["sizes"] = sizes
+    user.make(SpeculatorDataset.model_validate(data))
+    job = {"kind": "SpeculatorTrainingJob", **objects.job("agent-v1", "new", preset="house").to_json()}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    preset = f"house-{user.namespace}"
+    assert user.run("estimate", "-f", str(tmp_path / "job.yaml"))[0] == 1
+    job["spec"]["preset"] = preset
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    body = {"apiVersion": job["apiVersion"], "kind": "SpeculatorPreset", "metadata": {"name": preset}}
+    user.plane.apply({**body, "spec": {"hyperparameters": {"epochs": 3}}})
+    code, said, _ = user.run("estimate", "-f", str(tmp_path / "job.yaml"), "-o", "json")
+    assert code == 0
+    assert json.loads(said)["tokens"] == 3 * 90_000
+    code, _, error = user.run("estimate", "job/agent-v1")
+    assert code == 1
+    assert "there is no SpeculatorTrainingJob agent-v1" in error
+    assert user.run("estimate")[0] == 2

@@ -169,6 +169,26 @@ class TrainingResolved(Observed):
     warm_start: DrafterRefStatus | None = Field(default=None, description="The weights that training started from.")
 
 
+class Estimate(Observed):
+    """What the run is expected to cost and to give; made once, before a pod exists, and not kept up to date."""
+
+    device_hours: Annotated[str, Field(max_length=16)] = Field(description="GPU hours; without GPUs, core hours.")
+    wall_seconds: int = Field(description="Time from the pod's start to the drafter.")
+    memory_gib: Annotated[str, Field(max_length=16)] = Field(description="Memory of one GPU, or of a pod without one.")
+    disk_gib: Annotated[str, Field(max_length=16)] = Field(description="Scratch space of a pod.")
+    steps: int = Field(description="Optimiser steps.")
+    tokens: int = Field(description="Tokens trained, over all epochs.")
+    drafter_parameters: int = Field(description="Parameters that are trained.")
+    capture_percent: int = Field(description="Share of the computing that the target's own pass takes.")
+    acceptance_low: Annotated[str, Field(max_length=16)] = Field(
+        description="Mean tokens per target step to expect at least, by experience."
+    )
+    acceptance_high: Annotated[str, Field(max_length=16)] = Field(description="The same, at best.")
+    devices: int = Field(description="GPUs; without GPUs, CPU cores.")
+    device: Annotated[str, Field(max_length=64)] = Field(description="What they are.")
+    basis: Annotated[str, Field(max_length=128)] = Field(description="Whose speed and acceptance this rests on.")
+
+
 class TrainingProgress(Observed):
     """How far the run is; written at most every 10 s, and kept at its last value when the run has ended."""
 
@@ -197,6 +217,9 @@ class TrainingSummary(Observed):
     tokens: int = Field(default=0, description="Tokens trained.")
     tokens_per_second: int = Field(default=0, description="Mean over the run.")
     mfu_percent: int | None = Field(default=None, description="Model FLOPs utilisation, mean over the run.")
+    gigaflops: int | None = Field(
+        default=None, description="GFLOP/s of the drafter's matrix products, all devices together, mean over the run."
+    )
     memory_mib: int | None = Field(default=None, description="Peak memory in MiB, as in progress.")
     resumes: int = Field(default=0, description="How often it went on from a checkpoint.")
     evaluation: Evaluation | None = Field(default=None, description="Held-out figures at the end.")
@@ -209,6 +232,7 @@ class TrainingStatus(Observed):
     observed_generation: ObservedGeneration = -1
     conditions: Conditions = Field(default_factory=list)
     resolved: TrainingResolved | None = Field(default=None, description="What was frozen before the Job was made.")
+    estimate: Estimate | None = Field(default=None, description="What the run is expected to cost and to give.")
     job: NamedUid | None = Field(default=None, description="The Job that trains.")
     progress: TrainingProgress | None = Field(
         default=None, description="How far the run is; its last value when it has ended."

@@ -15,6 +15,7 @@ from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
 from specop.api.base import Resource
+from specop.api.preset import SpeculatorPreset
 from specop.api.shared import Json
 from specop.cli.errors import EXIT_UNREACHABLE, CliError
 from specop.common.errors import Conflict
@@ -48,9 +49,11 @@ class Cluster:
         self._objects = client.CustomObjectsApi(self._api)
 
     def get(self, kind: type[Kind], name: str) -> Kind:
-        """Return one object of this namespace; raises CliError when it is not there."""
-        read = self._objects.get_namespaced_custom_object
-        return kind.model_validate(self._call(f"{kind.KIND} {name}", read, **self._where(kind), name=name))
+        """Return one object of this namespace, or of a kind without namespaces; raises CliError if it is not there."""
+        read, where = self._objects.get_namespaced_custom_object, self._where(kind)
+        if kind is SpeculatorPreset:
+            read, where = self._objects.get_cluster_custom_object, {k: v for k, v in where.items() if k != "namespace"}
+        return kind.model_validate(self._call(f"{kind.KIND} {name}", read, **where, name=name))
 
     def list(self, kind: type[Kind]) -> list[Kind]:
         """Return all objects of a kind in this namespace, by name."""

@@ -7,6 +7,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,16 +18,18 @@ from specop import __version__
 from specop.api.dataset import SpeculatorDataset
 from specop.api.drafter import Drafter
 from specop.api.endpoint import DraftedEndpoint
+from specop.api.preset import BUILT_IN, SpeculatorPreset
 from specop.api.training_job import SpeculatorTrainingJob
-from specop.cli import approval, loop, report, retrain
+from specop.cli import approval, estimate, loop, report, retrain
 from specop.cli.cluster import Cluster
-from specop.cli.errors import EXIT_OK, CliError
+from specop.cli.errors import EXIT_OK, EXIT_USAGE, CliError
 from specop.cli.render import page
 from specop.common.clock import parse_time
 from specop.common.hashing import canonical_json, short
 
 _INTERRUPTED = 130
 _WATCH_SECONDS = 2.0
+_JOB_PREFIXES = ("job", "jobs", "speculatortrainingjob", "speculatortrainingjobs")
 _ENDPOINT_PREFIXES = ("endpoint", "endpoints", "draftedendpoint", "draftedendpoints", "dep")
 
 
@@ -100,6 +103,22 @@ def _report(arguments: argparse.Namespace) -> None:
         _show(report.tables(content))
 
 
+def _estimate(arguments: argparse.Namespace) -> None:
+    if (arguments.job is None) == (arguments.file is None):
+        raise CliError("name either job/NAME or a file", EXIT_USAGE)
+    cluster = _cluster(arguments)
+    if arguments.file is not None:
+        job = estimate.read_job(arguments.file, cluster.namespace)
+    else:
+        job = cluster.get(SpeculatorTrainingJob, arguments.job)
+    preset = None if job.spec.preset in BUILT_IN else cluster.get(SpeculatorPreset, job.spec.preset)
+    found = estimate.make(job, cluster.list(SpeculatorDataset), preset, cluster.list(SpeculatorTrainingJob))
+    if arguments.output == "json":
+        _say(canonical_json(found.to_json()).decode())
+    else:
+        _show([estimate.table(job.metadata.name, found)])
+
+
 def _loop(cluster: Cluster) -> loop.Loop:
     return loop.Loop(
         namespace=cluster.namespace,
@@ -144,6 +163,14 @@ def _endpoint_name(text: str) -> str:
     return name
 
 
+def _job_name(text: str) -> str:
+    """`job/NAME`, or the name alone."""
+    kind, slash, name = text.rpartition("/")
+    if (slash and kind not in _JOB_PREFIXES) or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not job/NAME")
+    return name
+
+
 def _time(text: str) -> str:
     try:
         parse_time(text)
@@ -185,6 +212,11 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("report", parents=[target], help="one endpoint on one page")
     one.add_argument("-o", "--output", choices=["json"], help="for programs")
     one.set_defaults(run=_report)
+    cost = commands.add_parser("estimate", parents=[where], help="what a training job will cost and give")
+    cost.add_argument("job", type=_job_name, nargs="?", metavar="job/NAME")
+    cost.add_argument("-f", "--file", type=Path, help="a job that is not applied yet")
+    cost.add_argument("-o", "--output", choices=["json"], help="for programs")
+    cost.set_defaults(run=_estimate)
     return parser
 
 

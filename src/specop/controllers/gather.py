@@ -110,6 +110,7 @@ class Gatherer:
             preset=self._neighbour(SpeculatorPreset, PRESET, "", spec.preset),
             parent=self._neighbour(Drafter, DRAFTER, namespace, parent) if parent is not None else None,
             drafter=self._neighbour(Drafter, DRAFTER, namespace, key.name),
+            others=self._all(SpeculatorTrainingJob, TRAINING_JOB, namespace) if obj.status.resolved is None else (),
             progress=_parsed(TrainingProgress, self._readings.progress(key)),
         )
 

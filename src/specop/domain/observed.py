@@ -54,6 +54,8 @@ class TrainingObserved:
     """The drafter of warmStart."""
     drafter: Drafter | None = None
     """The drafter that bears this job's name, whoever made it."""
+    others: tuple[SpeculatorTrainingJob, ...] = ()
+    """All training jobs of the namespace, until this one's inputs are frozen: earlier runs say what it will cost."""
     progress: TrainingProgress | None = None
 
 

@@ -13,11 +13,12 @@ from specop.api.drafter import Drafter, DrafterSpec, Lineage, LineageRef, Weight
 from specop.api.jobs import TrainingFacts
 from specop.api.preset import BUILT_IN, PresetSpec, resolve
 from specop.api.shared import DrafterRefStatus, Json
-from specop.api.training_job import TrainingResolved, TrainingStatus
+from specop.api.training_job import Estimate, SpeculatorTrainingJob, TrainingResolved, TrainingStatus
 from specop.common.names import API_VERSION
 from specop.domain import jobs
 from specop.domain.conclude import conclude
 from specop.domain.conditions import Verdict, find, is_true, stalled, waiting
+from specop.domain.estimate import estimate_job
 from specop.domain.observed import TrainingObserved
 from specop.domain.plan import Apply, Create, Plan
 from specop.manifests.job import job_name, training_job
@@ -130,8 +131,7 @@ def _parent(observed: TrainingObserved) -> DrafterRefStatus | None:
 def _without_job(observed: TrainingObserved, now: datetime) -> Plan:
     status = observed.obj.status
     if status.resolved is not None:
-        preset = _preset(observed)
-        body = training_job(observed.obj, observed.runtimes, preset.pod_template if preset else None)
+        body = _body(observed.obj, observed)
         verdict = Verdict("Unknown", reasons.PENDING, "its Job is being made", reconciling=True)
         return conclude(observed.obj, now, verdict, status, creates=(Create(body),))
     for check in CHECKS:
@@ -140,7 +140,22 @@ def _without_job(observed: TrainingObserved, now: datetime) -> Plan:
             return conclude(observed.obj, now, objection, status)
     verdict = Verdict("Unknown", reasons.PENDING, "its inputs are resolved", reconciling=True)
     resolved = status.model_copy(update={"resolved": _resolve(observed)})
+    resolved = resolved.model_copy(update={"estimate": _estimate(observed, resolved)})
     return conclude(observed.obj, now, verdict, resolved, requeue_after=0.0)
+
+
+def _estimate(observed: TrainingObserved, status: TrainingStatus) -> Estimate | None:
+    assert status.resolved
+    assert observed.dataset
+    assert observed.dataset.status.result
+    body = _body(observed.obj.model_copy(update={"status": status}), observed)
+    dataset = observed.dataset.status.result
+    return estimate_job(observed.obj, body, dataset, status.resolved.hyperparameters, observed.others)
+
+
+def _body(obj: SpeculatorTrainingJob, observed: TrainingObserved) -> Json:
+    preset = _preset(observed)
+    return training_job(obj, observed.runtimes, preset.pod_template if preset else None)
 
 
 def _resolve(observed: TrainingObserved) -> TrainingResolved:

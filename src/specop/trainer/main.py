@@ -187,6 +187,7 @@ def _summary(progress: Progress, judgement: Judgement, meter: Meter) -> Training
         tokens=progress.tokens,
         tokens_per_second=round(speed),
         mfu_percent=meter.mfu_percent(speed),
+        gigaflops=round(speed * meter.flops_per_token / 1e9),
         memory_mib=meter.memory_mib(),
         resumes=progress.resumes,
         evaluation=judgement.evaluation(),

@@ -13,25 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
+from specop.common.devices import DENSE_BFLOAT16, known_gpu
 from specop.common.flops import DrafterShape, Work, training_flops
 from specop.trainer.batches import Row
 from specop.trainer.model import DrafterConfig
 
-DENSE_BFLOAT16 = {
-    "B200": 2250e12,
-    "GH200": 989e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "A10": 125e12,
-    "L4": 121e12,
-    "MI355X": 2516e12,
-    "MI325X": 1307e12,
-    "MI300X": 1307e12,
-}
-"""FLOP/s by what the device's name contains, without sparsity; the first that fits."""
 PROBE_SIZE = 1024
 PROBES = 5
 MEBIBYTE = 1 << 20
@@ -95,10 +81,9 @@ def work_of(rows: Sequence[Row], steps: int) -> Work:
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of dense matrix products of one device."""
     if device.type == "cuda" and dtype == torch.bfloat16:
-        name = torch.cuda.get_device_name(device)
-        known = next((peak for part, peak in DENSE_BFLOAT16.items() if part in name), None)
+        known = known_gpu(torch.cuda.get_device_name(device))
         if known is not None:
-            return known
+            return DENSE_BFLOAT16[known]
     return _measured(device, dtype)
 
 

@@ -1,0 +1,139 @@
+"""Estimates against the published table of costs, against figures of real runs, and against common sense."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specop.api.dataset import DatasetFacts
+from specop.api.estimate import Devices, Measured, devices_of, drafter_shape, estimate, target_shape
+from specop.api.preset import DEFAULTS
+from specop.api.shared import TargetFacts, TargetSizes
+from specop.common.flops import Work, teacher_flops, training_flops
+
+DIGEST = "sha256:" + "0" * 64
+H100 = Devices(1, "H100", 989e12)
+
+
+def target(hidden: int, layers: int, vocab: int, **sizes: int) -> TargetFacts:
+    given_sizes = {"num_heads": hidden // 128, "num_kv_heads": 8, "head_dim": 128, "weight_mib": 16_000, **sizes}
+    return TargetFacts(
+        fingerprint=DIGEST,
+        tokenizer_hash=DIGEST,
+        chat_template_hash=DIGEST,
+        vocab_size=vocab,
+        hidden_size=hidden,
+        num_layers=layers,
+        sizes=TargetSizes.model_validate(given_sizes),
+    )
+
+
+LLAMA_8B = target(4096, 32, 128_256, intermediate_size=14_336)
+LLAMA_70B = target(8192, 80, 128_256, intermediate_size=28_672)
+QWEN3_8B = target(4096, 36, 151_936, intermediate_size=12_288)
+SMOLLM2 = target(576, 30, 49_152, intermediate_size=1536, num_heads=9, num_kv_heads=3, head_dim=64, weight_mib=257)
+
+
+def dataset(rows: int = 100_000, length: int = 2000, share: float = 0.5) -> DatasetFacts:
+    return DatasetFacts(
+        digest=DIGEST,
+        uri="s3://o/manifest.json",
+        rows=rows,
+        holdout_rows=rows // 10,
+        tokens=rows * length,
+        supervised_tokens=int(rows * length * share),
+        target=LLAMA_8B,
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "vocabulary", "parameters", "training", "capture"),
+    [
+        (LLAMA_8B, 32_000, 425e6, 16.7e9, 15.0e9),
+        (QWEN3_8B, 32_000, 400e6, 15.7e9, 15.1e9),
+        (QWEN3_8B, 151_936, 891e6, 36.3e9, 15.1e9),
+        (LLAMA_70B, 32_000, 1403e6, 53.1e9, 142e9),
+    ],
+    ids=["8B", "8B", "8B, whole vocabulary", "70B"],
+)
+def test_work_of_known_targets(
+    facts: TargetFacts, vocabulary: int, parameters: float, training: float, capture: float
+) -> None:
+    knobs = DEFAULTS.model_copy(update={"draft_vocab_size": vocabulary})
+    assert facts.sizes
+    shape = drafter_shape(facts, facts.sizes, knobs)
+    assert shape.parameters == pytest.approx(parameters, rel=0.01)
+    length = 4096
+    work = Work(tokens=length, anchors=length, pairs=length * length / 2, steps=7)
+    found = training_flops(shape, work)
+    # The reference count leaves out the keys and values' later steps and the scores that are made again.
+    assert (found.total - found.teacher) / length == pytest.approx(training, rel=0.05)
+    without_head = (
+        teacher_flops(target_shape(facts, facts.sizes), work) - 2 * length * facts.hidden_size * facts.vocab_size
+    )
+    assert without_head / length == pytest.approx(capture, rel=0.05)
+
+
+def test_a_billion_tokens_on_an_8b_target() -> None:
+    knobs = DEFAULTS.model_copy(update={"decoding_heads": 7, "epochs": 1, "batch_tokens": 65_536})
+    found = estimate(LLAMA_8B, dataset(rows=250_000, length=4000, share=1.0), knobs, H100, None)
+    assert found
+    assert 18 < float(found.device_hours) < 30  # 21 at 44 % by the reference count
+    assert 30_000 < float(found.disk_gib) < 36_000  # 32.8 TB of states, and as much again for a tenth held out
+    assert (found.steps, found.tokens) == (math.ceil(1e9 / 65_536), 10**9)
+    assert 30 < found.capture_percent < 60
+    assert 18 < float(found.memory_gib) < 40
+    assert (found.devices, found.device, found.basis) == (1, "H100", "usual figures")
+
+
+def test_a_run_of_the_lineage_takes_the_place_of_usual_figures() -> None:
+    cores = Devices(2, "CPU cores", None)
+    usual = estimate(SMOLLM2, dataset(400, 250), DEFAULTS, cores, None)
+    fast = Measured("agent-v1", flops=80e9, acceptance_length=2.6, steps=3)
+    found = estimate(SMOLLM2, dataset(400, 250), DEFAULTS, cores, fast)
+    assert usual
+    assert found
+    assert float(found.device_hours) == pytest.approx(float(usual.device_hours) / 2, rel=0.1)
+    assert (found.acceptance_low, found.acceptance_high, found.basis) == ("2.4", "2.8", "measured by agent-v1")
+    other = estimate(SMOLLM2, dataset(400, 250), DEFAULTS, cores, Measured("a", acceptance_length=2.5, steps=5))
+    assert other
+    assert (other.acceptance_low, other.acceptance_high) == (usual.acceptance_low, usual.acceptance_high)
+
+
+def test_a_dataset_whose_target_has_no_sizes_has_no_estimate() -> None:
+    assert estimate(LLAMA_8B.identity, dataset(), DEFAULTS, H100, None) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "labels", "expected"),
+    [
+        ({"nvidia.com/gpu": "8"}, {"nvidia.com/gpu.product": "NVIDIA-H200"}, Devices(16, "H200", 989e12)),
+        ({"nvidia.com/gpu": "1"}, {"node": "NVIDIA-A100-SXM4-80GB"}, Devices(2, "A100", 312e12)),
+        ({"nvidia.com/gpu": "1"}, {"pool": "fast"}, Devices(2, "H100 (assumed)", 989e12)),
+        ({"cpu": "1500m", "memory": "4Gi"}, {}, Devices(3, "CPU cores", None)),
+        ({}, {}, Devices(2, "CPU cores", None)),
+    ],
+)
+def test_devices(limits: dict[str, str], labels: dict[str, str], expected: Devices) -> None:
+    assert devices_of(limits, labels, pods=2) == expected
+
+
+@given(
+    dataset=st.builds(dataset, st.integers(1, 10**6), st.integers(3, 10**5), st.floats(0, 1)),
+    epochs=st.integers(1, 100),
+    heads=st.integers(1, 16),
+    devices=st.builds(Devices, st.integers(1, 64), st.just("H100"), st.just(989e12)),
+)
+def test_more_work_never_costs_less(dataset: DatasetFacts, epochs: int, heads: int, devices: Devices) -> None:
+    found, more = (
+        estimate(SMOLLM2, dataset, DEFAULTS.model_copy(update={"epochs": n, "decoding_heads": heads}), devices, None)
+        for n in (epochs, epochs + 1)
+    )
+    assert found
+    assert more
+    assert float(more.device_hours) >= float(found.device_hours) >= 0
+    assert more.steps >= found.steps >= 1
+    assert float(found.acceptance_high) >= float(found.acceptance_low) > 1
+    assert 0 <= found.capture_percent <= 100
+    assert found.model_validate(found.to_json()) == found
