@@ -32,7 +32,7 @@ from specop.trainer.config import Recipe
 
 PACK_TOKENS = 4096
 """Tokens of one forward and backward pass; a longer row is a pack of its own."""
-COLUMNS = ["key", "input_ids", "spans", "constrained", "temperature"]
+COLUMNS = ["key", "source", "input_ids", "spans", "constrained", "temperature"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Row:
     constrained: bool
     """A grammar masked the target's distribution when it was generated."""
     temperature: float
+    """At which it was sampled; 0 is greedy."""
+    source: str = ""
 
     @cached_property
     def anchors(self) -> tuple[tuple[int, int], ...]:
@@ -96,6 +98,7 @@ def _row(record: dict[str, Any], max_length: int) -> Row:
         spans=tuple((start, end) for start, end in spans if start < max_length),
         constrained=bool(record["constrained"]),
         temperature=float(record["temperature"] or 0),
+        source=str(record["source"] or ""),
     )
 
 
@@ -177,12 +180,16 @@ class Pack:
     end_A: Tensor
     """End of each anchor's segment."""
     constrained_A: Tensor
+    temperature_A: Tensor
+    """Of the distribution that is compared: that of the row, or 1 where the row is greedy."""
     last_AH: Tensor
     """The target's final state that predicts the label of step 0."""
     lse_A: Tensor
-    """Full-vocabulary log-sum-exp of its logits."""
+    """Full-vocabulary log-sum-exp of its logits, divided by the temperature."""
     argmax_A: Tensor
     """Id of its most likely token."""
+    peak_A: Tensor
+    """Log-probability of that token, among all tokens."""
 
     def to(self, device: torch.device) -> "Pack":
         """Move all tensors."""

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -108,9 +109,11 @@ def _course(job: Job[TrainingConfig], inputs: Inputs, teacher: Teacher, knobs: R
         "layers": list(teacher.layers),
         "dtype": knobs.compute_dtype,
         "length": knobs.max_length,
+        "scalars": ["lse", "argmax", "peak"],
     }
     folder = job.work_dir / "states" / short(digest(depends), 16)
-    train, holdout = States(folder / "train", inputs.train), States(folder / "holdout", inputs.holdout)
+    taught = [replace(row, temperature=1.0) for row in inputs.train]  # soft labels; drafts follow any temperature then
+    train, holdout = States(folder / "train", taught), States(folder / "holdout", inputs.holdout)
     for states in (train, holdout):
         states.make(states.missing(), teacher, lambda _: job.check())
     teacher.release()

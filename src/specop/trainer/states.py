@@ -1,8 +1,9 @@
 """The teacher's states on disk: made once, read at random by every epoch.
 
 One file a block of rows, in bfloat16: captured states of every token that the drafter reads, and per anchor the final
-state (together 2(3n + a)H bytes for n tokens and a anchors), log-sum-exp and argmax. The first epoch, too, trains on
-these rounded states, so that a run does not depend on whether its cache was there.
+state (together 2(3n + a)H bytes for n tokens and a anchors) and 12 bytes of scalars: log-sum-exp, argmax and its
+log-probability. The first epoch, too, trains on these rounded states, so that a run does not depend on whether its
+cache was there.
 
 The folder's name is a digest over everything that the states depend on. Each file carries a checksum of its tensors;
 one that is missing or damaged is made again, never an error. Files appear under their names when they are complete, so
@@ -93,9 +94,13 @@ class States:
             constrained_A=torch.cat(
                 [torch.full((len(p.lse_a),), r.constrained) for r, p in zip(rows, parts, strict=True)]
             ),
+            temperature_A=torch.cat(
+                [torch.full((len(p.lse_a),), r.temperature or 1.0) for r, p in zip(rows, parts, strict=True)]
+            ),
             last_AH=torch.cat([part.last_aH for part in parts]),
             lse_A=torch.cat([part.lse_a for part in parts]),
             argmax_A=torch.cat([part.argmax_a for part in parts]),
+            peak_A=torch.cat([part.peak_a for part in parts]),
         )
         return pack.to(device)
 
@@ -105,14 +110,14 @@ class States:
         anchors = slice(anchor, anchor + self.rows[row].labels(1)[0])
         return RowStates(
             tensors["aux"][token : token + self.rows[row].length],
-            *(tensors[name][anchors] for name in ("last", "lse", "argmax")),
+            *(tensors[name][anchors] for name in ("last", "lse", "argmax", "peak")),
         )
 
     def _check_disk(self, rows: Sequence[int], teacher: Teacher) -> None:
         hidden, captured = teacher.config.hidden_size, len(teacher.layers)
         tokens = sum(self.rows[row].length for row in rows)
         anchors = sum(self.rows[row].labels(1)[0] for row in rows)
-        need = 2 * hidden * (captured * tokens + anchors) + 8 * anchors + SPARE_BYTES
+        need = 2 * hidden * (captured * tokens + anchors) + 12 * anchors + SPARE_BYTES
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self._folder.parent).free
         if need > free:
@@ -144,6 +149,7 @@ def _joined(found: Sequence[RowStates]) -> dict[str, Tensor]:
         "last": torch.cat([states.last_aH for states in found]),
         "lse": torch.cat([states.lse_a for states in found]),
         "argmax": torch.cat([states.argmax_a for states in found]),
+        "peak": torch.cat([states.peak_a for states in found]),
     }
 
 

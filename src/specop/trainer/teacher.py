@@ -50,7 +50,10 @@ class RowStates:
     aux_nCH: Tensor
     last_aH: Tensor
     lse_a: Tensor
+    """Log-sum-exp over the whole vocabulary, of the logits divided by the row's temperature (1 for a greedy row)."""
     argmax_a: Tensor
+    peak_a: Tensor
+    """Log-probability of the argmax."""
 
 
 class Teacher:
@@ -120,18 +123,20 @@ class Teacher:
             label_a = torch.cat([torch.arange(start + 1, end + 1) for start, end in row.anchors])
             aux_nCH = torch.stack([out.hidden_states[k][b, : row.length] for k in self.layers], dim=1).bfloat16()
             last_aH = out.last_hidden_state[b, label_a].bfloat16()
-            found.append(RowStates(aux_nCH.cpu(), last_aH.cpu(), *(x.cpu() for x in self._scalars(last_aH))))
+            scalars = self._scalars(last_aH, row.temperature or 1.0)
+            found.append(RowStates(aux_nCH.cpu(), last_aH.cpu(), *(x.cpu() for x in scalars)))
         return found
 
-    def _scalars(self, last_aH: Tensor) -> tuple[Tensor, Tensor]:
-        """Full-vocabulary log-sum-exp (float32) and argmax (int32) of the rounded states."""
+    def _scalars(self, last_aH: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-sum-exp (float32), argmax (int32) and its log-probability (float32), all of the rounded states."""
         block = max(1, VOCAB_BLOCK_ELEMENTS // len(self.head_VH))
-        lse, argmax = [], []
+        found = []
         for last_CH in torch.split(last_aH, block):
-            logits_CV = self.logits(last_CH, self.head_VH).float()
-            lse.append(logits_CV.logsumexp(-1))
-            argmax.append(logits_CV.argmax(-1).int())
-        return torch.cat(lse), torch.cat(argmax)
+            logits_CV = self.logits(last_CH, self.head_VH).float() / temperature
+            lse_C, (most_C, argmax_C) = logits_CV.logsumexp(-1), logits_CV.max(-1)
+            found.append((lse_C, argmax_C.int(), most_C - lse_C))
+        lse, argmax, peak = zip(*found, strict=True)
+        return torch.cat(lse), torch.cat(argmax), torch.cat(peak)
 
     @torch.no_grad()
     def _probe(self) -> None:
