@@ -99,7 +99,7 @@ def test_a_whole_dataset(world: World) -> None:
     )
     assert made.manifest.contract == {"target": facts.target.to_json(), "maxLength": 100}
     assert [entry.name for entry in made.manifest.files] == [
-        *("train-00000.parquet", "holdout-00000.parquet", "holdout-requests.jsonl", "report.json")
+        *("train-00000.parquet", "holdout-00000.parquet", "holdout-requests.jsonl", "lineage.parquet", "report.json")
     ]
 
 

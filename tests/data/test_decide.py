@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from specop.api.dataset import Holdout
 from specop.data.decide import Survey, held_out, shares
 from specop.data.formats import Fate
-from specop.data.normalise import SURVEYED
+from specop.data.work import SURVEYED
 
 
 class Line(NamedTuple):
@@ -32,6 +32,7 @@ def decide(lines: list[Line], weights: list[int], holdout: Holdout) -> list[Fate
         {
             **line._asdict(),
             "ordinal": ordinal,
+            "bytes": 1,
             "key": line.key.to_bytes(32),
             "conversation": line.conversation.to_bytes(16),
             "content": line.content.to_bytes(16),
@@ -39,7 +40,7 @@ def decide(lines: list[Line], weights: list[int], holdout: Holdout) -> list[Fate
         for ordinal, line in enumerate(lines)
     ]
     with tempfile.TemporaryDirectory() as folder, Survey(Path(folder)) as survey:
-        survey.read([pa.RecordBatch.from_pylist(rows, SURVEYED)])
+        survey.add(pa.RecordBatch.from_pylist(rows, SURVEYED))
         survey.decide(weights, holdout)
         fates = [Fate(fate) for fate in survey.fates()]
         assert sum(survey.counts().values()) == len(lines)

@@ -1,7 +1,6 @@
 """What lines may look like: each becomes an exchange, or is left out for a reason that quotes nothing."""
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from specop.data.formats import (
     DROPPED,
     Exchange,
     Fate,
+    Format,
     Unusable,
     detect,
     from_microseconds,
@@ -22,7 +22,7 @@ from specop.data.formats import (
     read_chat,
     to_microseconds,
 )
-from specop.data.normalise import _columns
+from specop.data.normalise import identify, read
 from tests.data.world import Json, capture, chat, messages
 from tests.serving.asgi import answering, ask, captured
 from tests.serving.asgi import capture as middleware_over
@@ -256,24 +256,27 @@ VALUES = st.recursive(
 PATHS = st.sampled_from(sorted({path for path, *_ in BAD_CAPTURES}))
 
 
-def outcome(read: Callable[[Json], Exchange], line: bytes) -> Fate:
+def outcome(format_: Format, line: bytes) -> Fate:
     """What becomes of a line; anything but a fate is an error."""
     try:
-        fate: Fate = _columns(read(parse(line)))["fate"]
+        exchange = read(line, format_)
+        assert exchange
+        identify(exchange)
     except Unusable as why:
         return why.fate
-    return fate
+    return Fate.TRAIN
 
 
 @given(PATHS, VALUES)
 def test_any_value_anywhere_gives_columns_or_a_reason(path: str, value: Any) -> None:
     row = changed(capture(0, "Hi", "Hello"), path, value)
-    for read, line in ((read_capture, row), (read_chat, row.get("request")), (read_chat, row)):
-        assert outcome(read, json.dumps(line).encode()) in {Fate.TRAIN, *DROPPED, Fate.SET_ASIDE}
+    lines: list[tuple[Format, Any]] = [("Capture", row), ("OpenAIChat", row.get("request")), ("OpenAIChat", row)]
+    for format_, line in lines:
+        assert outcome(format_, json.dumps(line).encode()) in {Fate.TRAIN, *DROPPED, Fate.SET_ASIDE}
 
 
 @pytest.mark.parametrize("depth", range(900, 1000, 3))
 def test_any_depth_gives_columns_or_a_reason(depth: int) -> None:
     nested = b"[" * depth + b"]" * depth
     line = json.dumps(chat("Hi", "Hello", tools=["here"])).encode().replace(b'"here"', nested)
-    assert outcome(read_chat, line) in {Fate.TRAIN, Fate.SET_ASIDE}
+    assert outcome("OpenAIChat", line) in {Fate.TRAIN, Fate.SET_ASIDE}

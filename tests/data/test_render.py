@@ -9,7 +9,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from specop.data.formats import read_capture, read_chat
-from specop.data.normalise import _columns
 from specop.data.render import Tokens, rows_of, to_tokens
 from specop.data.tokens import Encoded, TargetText
 from tests.data.templates import FAMILIES
@@ -25,7 +24,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TargetText]:
 
 def rows(target: TargetText, row: Json) -> list[Tokens]:
     exchange = read_capture(row) if "response" in row else read_chat(row)
-    (found,) = rows_of([_columns(exchange)], target)
+    (found,) = rows_of([exchange], target)
     return found
 
 
@@ -189,7 +188,7 @@ def test_rows_are_in_order_of_exchanges_and_a_refused_one_is_empty(tmp_path: Pat
     family = FAMILIES["ChatML"]
     strict = family.template + "{% if messages[0].content == 'no' %}{{ raise_exception('no: ' ~ messages) }}{% endif %}"
     target = type(family)(strict, family.wrote).text(tmp_path)
-    batch = [_columns(read_chat(chat(user, "Well."))) for user in ("yes", "no", "yes")]
+    batch = [read_chat(chat(user, "Well.")) for user in ("yes", "no", "yes")]
     found = list(rows_of(batch, target))
     assert [len(rows) for rows in found] == [1, 0, 1]
     assert json.dumps(found[0][0].spans) == json.dumps(found[2][0].spans)

@@ -8,25 +8,30 @@ import pyarrow.parquet as pq
 import pytest
 
 from specop.data import writer
-from specop.data.writer import Requests, Row, Shards
+from specop.data.writer import ROWS, Requests, Shards
+from tests.data.world import Json
 
 
-def row(number: int, tokens: int = 3) -> Row:
-    return Row(
-        key=f"{number:064x}",
-        source="log",
-        time="2026-01-01T00:00:00Z",
-        input_ids=list(range(tokens)),
-        spans=[{"start": 1, "end": tokens}],
-        constrained=False,
-        grammar=None,
-        temperature=0.5,
-    )
+def row(number: int, tokens: int = 3) -> Json:
+    return {
+        "key": f"{number:064x}",
+        "source": "log",
+        "time": "2026-01-01T00:00:00Z",
+        "input_ids": list(range(tokens)),
+        "spans": [{"start": 1, "end": tokens}],
+        "constrained": False,
+        "grammar": None,
+        "temperature": 0.5,
+    }
+
+
+def batch(*rows: Json) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist(list(rows), ROWS)
 
 
 def test_the_schema_is_the_contracts(tmp_path: Path) -> None:
     with Shards(tmp_path, "train") as shards:
-        shards.write(row(1))
+        shards.write(batch(row(1)))
     (path,) = shards.paths
     assert path.name == "train-00000.parquet"
     found = pq.read_table(path)
@@ -49,7 +54,7 @@ def test_row_groups_and_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(writer, "GROUP_TOKENS", 30)
     with Shards(tmp_path, "holdout") as shards:
         for number in range(11):
-            shards.write(row(number, tokens=40 if number == 9 else 3))
+            shards.write(batch(row(number, tokens=40 if number == 9 else 3)))
     assert (shards.rows, shards.tokens) == (11, 70)
     assert [path.name for path in shards.paths] == ["holdout-00000.parquet", "holdout-00001.parquet"]
     groups = [
@@ -70,7 +75,7 @@ def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         with Shards(tmp_path / name, "train") as shards:
             for number in range(5):
-                shards.write(row(number))
+                shards.write(batch(row(number)))
         data.append(shards.paths[0].read_bytes())
     assert data[0] == data[1]
 

@@ -1,28 +1,25 @@
-"""The second pass: the payloads of what is kept, through the target's template and tokenizer, into shards.
+"""The second pass as its one writer sees it: what workers made, in order, becomes files, counts and a digest.
 
-What it finds out only here (a template that refuses a conversation, a row without a generated token) corrects the fate
-of that exchange, so that the counts add up: read = kept + dropped + set aside.
+What workers find out only here (a template that refuses a conversation, a row without a generated token) corrects the
+fate of that exchange, so that the counts add up: read = kept + dropped + set aside.
 """
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from specop.common.clock import format_time
+from specop.data.chunks import Place
 from specop.data.decide import Survey
-from specop.data.formats import Fate, Json, from_microseconds
-from specop.data.render import Tokens, rows_of
-from specop.data.tokens import TargetText
-from specop.data.writer import Requests, Row, Shards
-
-_KEPT = (Fate.TRAIN, Fate.HOLDOUT)
-_NOTED = 4096
+from specop.data.formats import Fate
+from specop.data.work import Made
+from specop.data.writer import LINEAGE, ROWS, Lineage, Requests, Shards
 
 
 @dataclass
@@ -33,87 +30,63 @@ class Built:
     rows: int = 0
     holdout_rows: int = 0
     tokens: int = 0
+    """Of the rows to train on."""
     supervised: Counter[str] = field(default_factory=Counter)
-    """Generated tokens in training rows, by source."""
+    """Generated tokens in rows to train on, by source."""
     truncated: int = 0
     corrected: Counter[tuple[int, Fate, Fate]] = field(default_factory=Counter)
     """Exchanges by source whose fate turned out to be another: source, was, is."""
 
 
-class Builder:
-    """Writes the rows of one dataset into a folder."""
+class Output:
+    """The files of one dataset in a folder. Use with `with`; complete only when it has ended."""
 
-    def __init__(self, target: TargetText, sources: list[str], max_length: int, survey: Survey) -> None:
-        self._target = target
-        self._sources = sources
-        self._max_length = max_length
+    def __init__(self, folder: Path, survey: Survey) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._stack = ExitStack()
+        self._train = self._stack.enter_context(Shards(folder, "train"))
+        self._holdout = self._stack.enter_context(Shards(folder, "holdout"))
+        self._requests = self._stack.enter_context(Requests(folder))
+        self._lineage = self._stack.enter_context(Lineage(folder))
         self._survey = survey
-        self._noted: list[tuple[bytes, bytes]] = []
         self.built = Built()
 
-    def build(self, batches: Iterable[pa.RecordBatch], fates: bytes, folder: Path) -> Iterator[int]:
-        """Write everything; yields the exchanges kept so far after each batch."""
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = 0
-        with Shards(folder, "train") as train, Shards(folder, "holdout") as holdout, Requests(folder) as requests:
-            for batch in batches:
-                exchanges = [row for row in batch.to_pylist() if fates[row["ordinal"]] in _KEPT]
-                for exchange, rows in zip(exchanges, rows_of(exchanges, self._target), strict=True):
-                    fate = Fate(fates[exchange["ordinal"]])
-                    held = fate is Fate.HOLDOUT
-                    written = self._write(exchange, rows, holdout if held else train, fate)
-                    kept += written
-                    if written and held:
-                        name = self._sources[exchange["source"]]
-                        requests.write(exchange["key"].hex(), name, exchange["request"])
-                yield kept
-        self._note(0)
-        self.built.paths = [*train.paths, *holdout.paths, requests.path]
-        self.built.rows, self.built.holdout_rows, self.built.tokens = train.rows, holdout.rows, train.tokens
+    def __enter__(self) -> Self:
+        return self
 
-    def _write(self, exchange: Json, rows: list[Tokens], shards: Shards, fate: Fate) -> bool:
-        """Write the rows of one exchange; False where it has none, its fate then corrected."""
-        source, name = exchange["source"], self._sources[exchange["source"]]
-        constrained, grammar, temperature = exchange["constrained"], exchange["grammar"], exchange["temperature"]
-        some = False
-        for index, whole in enumerate(rows):
-            tokens = whole.cut(self._max_length)
-            if not tokens.supervised:
-                continue
-            some = True
-            self.built.truncated += len(whole.input_ids) > self._max_length
-            key = exchange["key"] + (index.to_bytes(4) if index else b"")
-            shards.write(
-                Row(
-                    key=key.hex(),
-                    source=name,
-                    time=_time(exchange["time"]),
-                    input_ids=tokens.input_ids,
-                    spans=[{"start": start, "end": end} for start, end in tokens.spans],
-                    constrained=constrained,
-                    grammar=grammar,
-                    temperature=temperature,
-                )
-            )
-            self._noted.append((key, content_hash(tokens, constrained, grammar, temperature, fate)))
-            if fate is Fate.TRAIN:
-                self.built.supervised[name] += tokens.supervised
-        if not some:
-            self.built.corrected[source, fate, Fate.UNSUPERVISED if rows else Fate.REFUSED] += 1
-        self._note(_NOTED)
-        return some
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        train, holdout, built = self._train, self._holdout, self.built
+        built.paths = [*train.paths, *holdout.paths, self._requests.path, self._lineage.path]
+        built.rows, built.holdout_rows, built.tokens = train.rows, holdout.rows, train.tokens
 
-    def _note(self, least: int) -> None:
-        if len(self._noted) > least:
-            self._survey.note_written([key for key, _ in self._noted], [found for _, found in self._noted])
-            self._noted = []
+    def write(self, place: Place, made: Made) -> None:
+        """Append what was made of one chunk."""
+        rows = made.rows.select(ROWS.names)
+        held = made.rows["held"]
+        if pc.any(held).as_py():
+            self._train.write(rows.filter(pc.invert(held)))
+            self._holdout.write(rows.filter(held))
+        else:
+            self._train.write(rows)
+        for key, request in made.requests:
+            self._requests.write(key, place.name, request)
+        self._lineage.write(_lineage(place, made.places))
+        self._survey.note_written(made.rows.select(["key", "hash"]))
+        self.built.truncated += made.truncated
+        self.built.supervised[place.name] += made.supervised
+        for (was, now), count in made.corrected.items():
+            self.built.corrected[place.source, was, now] += count
 
 
-def content_hash(tokens: Tokens, constrained: bool, grammar: str | None, temperature: float, fate: Fate) -> bytes:
-    """Hash of what a row teaches, without where and when it was found: 16 bytes."""
-    hasher = hashlib.sha256(np.asarray(tokens.input_ids, dtype="<i4").tobytes())
-    hasher.update(json.dumps([tokens.spans, constrained, grammar, temperature, fate is Fate.HOLDOUT]).encode())
-    return hasher.digest()[:16]
+def _lineage(place: Place, places: pa.RecordBatch) -> pa.RecordBatch:
+    same = {"source": place.name, "object": place.uri, "etag": place.etag}
+    columns = {
+        **{name: pa.repeat(value, len(places)) for name, value in same.items()},
+        **{name: places[name] for name in ("key", "offset", "time")},
+        "split": pc.if_else(places["held"], "holdout", "train"),
+    }
+    return pa.RecordBatch.from_arrays([columns[name] for name in LINEAGE.names], schema=LINEAGE)
 
 
 def rows_digest(hashes: Iterable[bytes]) -> str:
@@ -122,7 +95,3 @@ def rows_digest(hashes: Iterable[bytes]) -> str:
     for found in hashes:
         hasher.update(found)
     return f"sha256:{hasher.hexdigest()}"
-
-
-def _time(microseconds: int | None) -> str:
-    return "" if microseconds is None else format_time(from_microseconds(microseconds))

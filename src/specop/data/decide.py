@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Self
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from specop.api.dataset import Holdout
 from specop.data.formats import Fate
-from specop.data.normalise import SURVEYED
 
-_MEMORY = "512MB"
 _INSERT_ROWS = 16_384
 
 _DUPLICATES = f"""
@@ -45,19 +44,26 @@ update rows set fate = {Fate.HOLDOUT:d} from (
 class Survey:
     """A table of all lines, on disk; close it with `with`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, memory: int = 512 << 20) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "survey.duckdb"
         path.unlink(missing_ok=True)  # what a killed container left
         self._path = path
         self._db = duckdb.connect(
-            str(path), config={"memory_limit": _MEMORY, "threads": 2, "temp_directory": str(folder / "spill")}
+            str(path),
+            config={
+                "memory_limit": f"{memory >> 20}MiB",
+                "threads": 2,
+                "preserve_insertion_order": "false",
+                "temp_directory": str(folder / "spill"),
+            },
         )
         self._db.execute(
             "create table rows (ordinal bigint, source usmallint, key blob, time bigint,"
-            " conversation blob, content blob, fate utinyint)"
+            " conversation blob, content blob, bytes uinteger, fate utinyint)"
         )
-        self._db.execute("create table written (key blob, hash blob)")
+        self._db.execute("create table written (key varchar, hash blob)")
+        self._rows, self._written = _Inserts(self._db, "rows"), _Inserts(self._db, "written")
 
     def __enter__(self) -> Self:
         return self
@@ -66,19 +72,13 @@ class Survey:
         self._db.close()
         self._path.unlink(missing_ok=True)
 
-    def read(self, batches: Iterable[pa.RecordBatch]) -> None:
-        """Take in all lines."""
-        waiting: list[pa.RecordBatch] = []
-        for batch in batches:
-            waiting.append(batch.select(SURVEYED.names))
-            if sum(map(len, waiting)) >= _INSERT_ROWS:
-                self._insert("rows", pa.Table.from_batches(waiting))
-                waiting = []
-        if waiting:
-            self._insert("rows", pa.Table.from_batches(waiting))
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Take in lines: rows of `SURVEYED`."""
+        self._rows.add(rows)
 
     def decide(self, weights: list[int], holdout: Holdout) -> None:
         """Remove duplicates, keep each source to its share, hold the newest conversations out."""
+        self._rows.flush()
         self._db.execute(_DUPLICATES)
         available = dict(self._pairs("select source, count(distinct conversation) from rows where fate = 0 group by 1"))
         for source, kept in shares(available, weights).items():
@@ -89,36 +89,57 @@ class Survey:
 
     def fates(self) -> bytes:
         """Return what becomes of each line, by ordinal: one `Fate` a byte."""
-        out = bytearray()
-        for batch in self._db.sql("select fate from rows order by ordinal").to_arrow_reader(1 << 16):
-            out += bytes(batch.column(0).to_pylist())
-        return bytes(out)
+        lines = self._number("select max(ordinal) + 1 from rows")
+        out = np.full(lines, Fate.OUTSIDE, np.uint8)
+        for batch in self._db.sql("select ordinal, fate from rows").to_arrow_reader(1 << 16):
+            out[batch.column(0).to_numpy()] = batch.column(1).to_numpy()
+        return out.tobytes()
 
     def counts(self) -> dict[tuple[int, Fate], int]:
         """Lines by source and fate."""
+        self._rows.flush()
         found = self._db.execute("select source, fate, count(*) from rows group by all").fetchall()
         return {(source, Fate(fate)): count for source, fate, count in found}
 
-    def note_written(self, keys: list[bytes], hashes: list[bytes]) -> None:
-        """Remember rows that the second pass wrote."""
-        self._insert("written", pa.table({"key": pa.array(keys, pa.binary()), "hash": pa.array(hashes, pa.binary())}))
+    def note_written(self, rows: pa.RecordBatch) -> None:
+        """Remember rows that the second pass wrote: `key` and `hash`."""
+        self._written.add(rows)
 
     def hashes(self) -> Iterable[bytes]:
         """Content hashes of all rows that were written, in order of their keys."""
+        self._written.flush()
         for batch in self._db.sql("select hash from written order by key").to_arrow_reader(1 << 16):
             yield from batch.column(0).to_pylist()
-
-    def _insert(self, table: str, rows: pa.Table) -> None:
-        self._db.register("incoming", rows)
-        self._db.execute(f"insert into {table} select * from incoming")  # noqa: S608 - a name of ours
-        self._db.unregister("incoming")
 
     def _pairs(self, query: str) -> list[tuple[int, int]]:
         return [(int(first), int(second)) for first, second in self._db.execute(query).fetchall()]
 
     def _number(self, query: str) -> int:
-        row = self._db.execute(query).fetchone()
-        return int(row[0]) if row else 0
+        ((found,),) = self._db.execute(query).fetchall()  # all: a result that is not read to its end bars the next
+        return int(found or 0)
+
+
+class _Inserts:
+    """Rows on their way into a table, many at a time: an insertion has a price of its own."""
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, table: str) -> None:
+        self._db = db
+        self._table = table
+        self._waiting: list[pa.RecordBatch] = []
+        self._rows = 0
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        self._waiting.append(rows)
+        self._rows += len(rows)
+        if self._rows >= _INSERT_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._rows:
+            self._db.register("incoming", pa.Table.from_batches(self._waiting))
+            self._db.execute(f"insert into {self._table} select * from incoming")  # noqa: S608 - a name of ours
+            self._db.unregister("incoming")
+            self._waiting, self._rows = [], 0
 
 
 def shares(available: dict[int, int], weights: list[int]) -> dict[int, int]:

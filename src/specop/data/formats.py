@@ -46,6 +46,8 @@ class Fate(IntEnum):
     """The chat template raised an error."""
     SET_ASIDE = 8
     """Malformed."""
+    OUTSIDE = 255
+    """Outside the window of a source: not read."""
 
 
 DROPPED = (Fate.DUPLICATE, Fate.OUTWEIGHED, Fate.FAILED, Fate.UNSUPERVISED, Fate.UNSUPPORTED, Fate.REFUSED)

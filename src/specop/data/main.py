@@ -7,31 +7,38 @@ log, the progress and every message say how many and where, never what a row hol
 import json
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import pyarrow as pa
+from typing import Any
 
 from specop.api import reasons
 from specop.api.dataset import DatasetCounts, DatasetFacts, DatasetProgress
 from specop.api.jobs import DatasetConfig
 from specop.api.shared import TargetFacts
 from specop.common.errors import UserError
-from specop.data.build import Builder, Built, rows_digest
+from specop.data import memory
+from specop.data.build import Built, Output, rows_digest
+from specop.data.chunks import Chunk, Place, read_chunks
 from specop.data.decide import Survey
 from specop.data.formats import DROPPED, Fate, Json
-from specop.data.normalise import Unused, normalise
 from specop.data.sources import SourceObject, list_objects
-from specop.data.tokens import TargetText
+from specop.data.work import Note, Setup
+from specop.data.workers import Here, Pass, Workers, processes
 from specop.storage.blobs import Manifest, dataset_digest, put_files, write_manifest
 from specop.storage.job import Job, run_job
 from specop.storage.stores import open_store
 from specop.storage.target import download_target, target_facts
 
-_PASSES = 2
 _REPORT = "report.json"
+_SHARES = {"Reading": 0.3, "Writing": 0.7}
+"""Of the time, by stage: the second pass does more to a row."""
+_SMALL = 8 << 20
+"""Stored bytes: what is less is done before other processes have started."""
+_LISTED = 1000
+_KEPT = (Fate.TRAIN, Fate.HOLDOUT)
 
 
 def main() -> int:
@@ -47,26 +54,83 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
     meter.show("Listing")
     store = open_store(config.target, config.store)
     facts = target_facts(store, config.target)
-    download_target(store, config.target, job.work_dir / "target", weights=False)
-    target = TargetText(job.work_dir / "target")
+    setup = Setup(job.work_dir / "target", config.transform.max_length)
+    download_target(store, config.target, setup.target, weights=False)
     objects = list_objects(config)
-    meter.total = _PASSES * sum(item.info.size for item in objects)
+    meter.total = sum(item.info.size for item in objects)
+    room = memory.room(memory.limit(), memory.processors())
     unused = Unused()
-    with Survey(job.work_dir / "survey") as survey:
-        survey.read(meter.watch("Reading", normalise(objects, meter.add, unused)))
-        _check(config, survey.counts(), unused)
+    with _workers(setup, room, meter.total) as workers, Survey(job.work_dir / "survey", room.tables_bytes) as survey:
+        with meter.stage("Reading"):
+            for place, found in _map(workers, "survey", read_chunks(objects, meter.add, room.chunk_bytes)):
+                survey.add(found.rows)
+                unused.note(place, found.notes)
+                meter.rows(len(found.rows))
+        counts = survey.counts()
+        _check(config, counts, unused)
         survey.decide([source.weight for source in config.sources], config.holdout)
         counts = Counter(survey.counts())
-        builder = Builder(target, [source.name for source in config.sources], config.transform.max_length, survey)
-        batches = meter.watch("Writing", normalise(objects, meter.add))
-        for _ in builder.build(batches, survey.fates(), folder):
-            pass
+        kept = _Verdicts(survey.fates())
+        with meter.stage("Writing"), Output(folder, survey) as output:
+            for place, made in _map(workers, "build", read_chunks(objects, meter.add, room.chunk_bytes, kept)):
+                output.write(place, made)
+                meter.rows(len(made.rows))
         rows = rows_digest(survey.hashes())
-    made = _Made(config, facts, builder.built, _corrected(counts, builder.built), unused, objects)
-    if not builder.built.rows or not builder.built.holdout_rows:
-        raise UserError(reasons.NO_USABLE_ROWS, made.why_unusable())
+    built = output.built
+    result = _Made(config, facts, built, _corrected(counts, built), unused, objects)
+    if not built.rows or not built.holdout_rows:
+        raise UserError(reasons.NO_USABLE_ROWS, result.why_unusable())
     meter.show("Publishing")
-    return _publish(made, rows, folder)
+    return _publish(result, rows, folder)
+
+
+@contextmanager
+def _workers(setup: Setup, room: memory.Room, size: int) -> Iterator[Workers]:
+    here = Here(setup)  # also says what is wrong with the target before anything is started
+    if size < _SMALL or room.workers == 1:
+        yield here
+    else:
+        with processes(setup, room.workers) as found:
+            yield found
+
+
+def _map(workers: Workers, name: Pass, chunks: Iterator[Chunk]) -> Iterator[tuple[Place, Any]]:
+    """Results with the place of their chunk, in order."""
+    places: deque[Place] = deque()
+
+    def noted() -> Iterator[Chunk]:
+        for chunk in chunks:
+            places.append(chunk.place)
+            yield chunk
+
+    for found in workers.map(name, noted()):
+        yield places.popleft(), found
+
+
+class _Verdicts:
+    """What becomes of the lines that are kept, by ordinal."""
+
+    def __init__(self, fates: bytes) -> None:
+        self._fates = fates
+
+    def __call__(self, ordinal: int) -> Fate | None:
+        fate = self._fates[ordinal] if ordinal < len(self._fates) else Fate.OUTSIDE
+        return Fate(fate) if fate in _KEPT else None
+
+
+@dataclass
+class Unused:
+    """Lines that became no row: counted by reason, the malformed ones listed by place; never what they hold."""
+
+    reasons: dict[str, int] = field(default_factory=dict)
+    places: list[Json] = field(default_factory=list)
+
+    def note(self, place: Place, notes: list[Note]) -> None:
+        """Count lines of one object, and list those that were malformed while the list is not long."""
+        for offset, fate, reason in notes:
+            self.reasons[reason] = self.reasons.get(reason, 0) + 1
+            if fate is Fate.SET_ASIDE and len(self.places) < _LISTED:
+                self.places.append({"object": place.uri, "offset": offset, "reason": reason})
 
 
 def _check(config: DatasetConfig, counts: dict[tuple[int, Fate], int], unused: Unused) -> None:
@@ -191,32 +255,41 @@ def _publish(made: _Made, rows: str, folder: Path) -> DatasetFacts:
 
 
 class _Meter:
-    """Progress in bytes over both passes, shown on the Job's page."""
+    """Progress in rows and bytes, shown on the Job's page."""
 
     def __init__(self, job: Job[DatasetConfig]) -> None:
         self._job = job
         self._started = time.monotonic()
+        self._before = 0.0
+        self._share = 0.0
         self._rows = 0
         self._bytes = 0
         self.total = 0
+        """Stored bytes of all objects; each pass reads them."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count rows and bytes of one pass."""
+        self._stage, self._share, self._rows, self._bytes = name, _SHARES[name], 0, 0
+        self.show(name)
+        yield
+        self._before += self._share
 
     def add(self, size: int) -> None:
         """Take note of stored bytes that were read, and stop on SIGTERM: many may pass without a row."""
         self._job.check()
         self._bytes += size
 
-    def watch(self, stage: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Pass batches through, showing progress after each and stopping on SIGTERM."""
-        self._rows = 0
-        for batch in batches:
-            self._job.check()
-            self._rows += len(batch)
-            self.show(stage)
-            yield batch
+    def rows(self, count: int) -> None:
+        """Take note of rows that are done, and stop on SIGTERM."""
+        self._job.check()
+        self._rows += count
+        self.show(self._stage)
 
     def show(self, stage: str) -> None:
         """Put the state on the page."""
-        done = self._bytes / self.total if self.total else 0.0
+        part = self._bytes / self.total if self.total else 0.0
+        done = min(1.0, self._before + self._share * part)
         spent = time.monotonic() - self._started
         self._job.report(
             DatasetProgress(

@@ -12,14 +12,13 @@ it rewrites later (reasoning that is dropped from history) becomes a row of its 
 ids, they are the row, and nothing is tokenised again.
 """
 
-import json
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from specop.data.formats import Json, flat_content, from_microseconds, reasoning
+from specop.data.formats import Exchange, Json, flat_content, reasoning
 from specop.data.template import ChatTemplate, TemplateRefused
 from specop.data.tokens import Encoded, TargetText
 
@@ -52,46 +51,47 @@ class Tokens:
         return Tokens(self.input_ids[:length], spans)
 
 
-def rows_of(batch: Iterable[Json], target: TargetText) -> Iterator[list[Tokens]]:
-    """Rows of tokens of each exchange (rows of `normalise.SCHEMA`), in order; empty where the template refuses it."""
+def rows_of(batch: Iterable[Exchange], target: TargetText) -> list[list[Tokens]]:
+    """Rows of tokens of each exchange, in order; empty where the template refuses it."""
     found: list[list[Turns] | Tokens] = []
-    for row in batch:
+    for exchange in batch:
         try:
-            exchange = {**row, "request": json.loads(row["request"]), "answer": json.loads(row["answer"])}
             found.append(logged(exchange, target) or turns(exchange, target.template, target.end_of_turn))
         except (TemplateRefused, RecursionError):
             found.append([])
-    encoded = target.encode(turn.text for item in found if isinstance(item, list) for turn in item)
-    for item in found:
-        yield [item] if isinstance(item, Tokens) else [to_tokens(next(encoded), turn.spans) for turn in item]
+    encoded = iter(target.encode([turn.text for item in found if isinstance(item, list) for turn in item]))
+    return [
+        [item] if isinstance(item, Tokens) else [to_tokens(next(encoded), turn.spans) for turn in item]
+        for item in found
+    ]
 
 
-def logged(exchange: Json, target: TargetText) -> Tokens | None:
+def logged(exchange: Exchange, target: TargetText) -> Tokens | None:
     """Return the row of an exchange by its logged ids, if they are this target's: they must spell the answer."""
-    prompt, ids = exchange["prompt_token_ids"], exchange["token_ids"]
+    prompt, ids = exchange.prompt_token_ids, exchange.token_ids
     if not prompt or not ids or max(*prompt, *ids) >= target.vocab_size:
         return None
-    spelled, answer = target.decode(ids), exchange["answer"]
+    spelled, answer = target.decode(ids), exchange.answer
     names = [call["function"]["name"] for call in answer.get("tool_calls") or []]
     if not all(part in spelled for part in (flat_content(answer).strip(), reasoning(answer).strip(), *names)):
         return None
     return Tokens([*prompt, *ids], ((len(prompt), len(prompt) + len(ids)),))
 
 
-def turns(exchange: Json, template: ChatTemplate, end_of_turn: re.Pattern[str]) -> list[Turns]:
+def turns(exchange: Exchange, template: ChatTemplate, end_of_turn: re.Pattern[str]) -> list[Turns]:
     """Texts of an exchange: one, or more where the template rewrites history. Raises TemplateRefused."""
-    messages = [*exchange["request"]["messages"], exchange["answer"]]
-    time = None if exchange["time"] is None else from_microseconds(exchange["time"])
+    request, time = exchange.request, exchange.time
+    messages = [*request["messages"], exchange.answer]
     last = len(messages) - 1
-    earlier = [index for index in range(last) if exchange["history"] and messages[index]["role"] == "assistant"]
+    earlier = [index for index in range(last) if exchange.history and messages[index]["role"] == "assistant"]
 
     def turn(index: int, *, ended: bool) -> tuple[str, Span]:
-        before = template.render(messages[:index], exchange["request"], time, prompt=True)
-        after = template.render(messages[: index + 1], exchange["request"], time, prompt=False)
+        before = template.render(messages[:index], request, time, prompt=True)
+        after = template.render(messages[: index + 1], request, time, prompt=False)
         span = generated(before, after, messages[index], end_of_turn, ended=ended)
         return after[: span[1]], span
 
-    whole, whole_span = turn(last, ended=exchange["ended"])
+    whole, whole_span = turn(last, ended=exchange.ended)
     joint, apart = [], []
     for index in earlier:
         text, span = turn(index, ended=True)

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,6 @@ from specop.data.formats import Json
 from specop.data.template import ChatTemplate
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-_ENCODED_AT_ONCE = 1 << 20
-"""Characters: their tokens and offsets take about a hundred times as many bytes."""
 
 
 class Encoded(NamedTuple):
@@ -52,25 +50,14 @@ class TargetText:
         self.end_of_turn = _one_of(self._end_tokens(folder, special))
         """Matches a token that ends a generation, in group 1, and the whitespace before it."""
 
-    def encode(self, texts: Iterable[str]) -> Iterator[Encoded]:
-        """Tokenise, without adding anything, in order; in parallel over some texts at a time."""
-        waiting: list[str] = []
-        size = 0
-        for text in texts:
-            waiting.append(text)
-            size += len(text)
-            if size >= _ENCODED_AT_ONCE:
-                yield from self._encode(waiting)
-                waiting, size = [], 0
-        yield from self._encode(waiting)
-
-    def _encode(self, texts: list[str]) -> Iterator[Encoded]:
+    def encode(self, texts: list[str]) -> Iterator[Encoded]:
+        """Tokenise, without adding anything, in order."""
         for found in self._tokenizer.encode_batch(texts, add_special_tokens=False):
             yield Encoded(found.ids, found.offsets)
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, without special tokens."""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _end_tokens(self, folder: Path, special: dict[str, str]) -> frozenset[str]:
         ids: set[int] = set()

@@ -1,15 +1,17 @@
 """Rows of tokens as Parquet shards, requests as JSON lines: what a dataset consists of.
 
-One ordered writer whose row groups follow from the rows, so that a shard's bytes do, too; a dataset's digest does not
-rest on them (`specop.storage.blobs.dataset_digest`). What waits for its group is bounded in rows and in tokens.
+One ordered writer whose row groups follow from the rows, never from the batches that they come in, so that a
+shard's bytes do, too; a dataset's digest does not rest on them (`specop.storage.blobs.dataset_digest`). What waits for
+its group is bounded in rows and in tokens.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, TypedDict
+from typing import Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 ROWS = pa.schema(
@@ -24,23 +26,21 @@ ROWS = pa.schema(
         ("temperature", pa.float32()),
     ]
 )
+LINEAGE = pa.schema(
+    [
+        ("key", pa.string()),  # of an exchange: the first 64 digits of its rows' keys
+        ("source", pa.string()),
+        ("object", pa.string()),
+        ("etag", pa.string()),
+        ("offset", pa.int64()),  # of its line's first byte in the uncompressed object
+        ("time", pa.string()),
+        ("split", pa.string()),  # train or holdout
+    ]
+)
 GROUP_ROWS = 1024
 GROUP_TOKENS = 1 << 20
 """A row group ends with the row that reaches one of the two."""
 SHARD_ROWS = 64 * GROUP_ROWS
-
-
-class Row(TypedDict):
-    """One row of `ROWS`."""
-
-    key: str
-    source: str
-    time: str
-    input_ids: Sequence[int]
-    spans: list[dict[str, int]]
-    constrained: bool
-    grammar: str | None
-    temperature: float
 
 
 class Shards:
@@ -49,8 +49,8 @@ class Shards:
     def __init__(self, folder: Path, split: str) -> None:
         self._folder = folder
         self._split = split
-        self._waiting: list[Row] = []
-        self._waiting_tokens = 0
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_rows = self._waiting_tokens = 0
         self._writer: pq.ParquetWriter | None = None
         self._in_shard = 0
         self.paths: list[Path] = []
@@ -64,14 +64,22 @@ class Shards:
         self._flush()
         self._close()
 
-    def write(self, row: Row) -> None:
-        """Append one row."""
-        self._waiting.append(row)
-        self.rows += 1
-        self.tokens += len(row["input_ids"])
-        self._waiting_tokens += len(row["input_ids"])
-        if len(self._waiting) == GROUP_ROWS or self._waiting_tokens >= GROUP_TOKENS:
-            self._flush()
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Append rows of `ROWS`."""
+        ends = np.cumsum(pc.list_value_length(rows["input_ids"]).to_numpy(), dtype=np.int64)
+        self.rows += len(rows)
+        self.tokens += int(ends[-1]) if len(rows) else 0
+        start = before = 0
+        while start < len(rows):
+            reached = int(np.searchsorted(ends, before + GROUP_TOKENS - self._waiting_tokens)) + 1
+            stop = min(reached, start + GROUP_ROWS - self._waiting_rows, len(rows))
+            tokens = int(ends[stop - 1]) - before
+            self._waiting.append(rows.slice(start, stop - start))
+            self._waiting_rows += stop - start
+            self._waiting_tokens += tokens
+            if self._waiting_rows == GROUP_ROWS or self._waiting_tokens >= GROUP_TOKENS:
+                self._flush()
+            start, before = stop, before + tokens
 
     def _flush(self) -> None:
         if not self._waiting:
@@ -80,9 +88,10 @@ class Shards:
             path = self._folder / f"{self._split}-{len(self.paths):05d}.parquet"
             self._writer = pq.ParquetWriter(path, ROWS, compression="zstd")
             self.paths.append(path)
-        self._writer.write_table(pa.Table.from_pylist(self._waiting, ROWS), row_group_size=GROUP_ROWS)
-        self._in_shard += len(self._waiting)
-        self._waiting, self._waiting_tokens = [], 0
+        group = pa.Table.from_batches(self._waiting, ROWS).combine_chunks()
+        self._writer.write_table(group, row_group_size=GROUP_ROWS)
+        self._in_shard += len(group)
+        self._waiting, self._waiting_rows, self._waiting_tokens = [], 0, 0
         if self._in_shard >= SHARD_ROWS:
             self._close()
 
@@ -110,3 +119,29 @@ class Requests:
         """Append one request, which is JSON already."""
         head = json.dumps({"key": key, "source": source})
         self._file.write(f'{head[:-1]}, "request": {request}}}\n')
+
+
+class Lineage:
+    """`lineage.parquet`: where each exchange of the dataset was found."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "lineage.parquet"
+        self._writer = pq.ParquetWriter(self.path, LINEAGE, compression="zstd")
+        self._waiting: list[pa.RecordBatch] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush(0)
+        self._writer.close()
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Append rows of `LINEAGE`."""
+        self._waiting.append(rows)
+        self._flush(SHARD_ROWS)
+
+    def _flush(self, least: int) -> None:
+        if sum(map(len, self._waiting)) > least:
+            self._writer.write_table(pa.Table.from_batches(self._waiting, LINEAGE))
+            self._waiting = []

@@ -1,0 +1,97 @@
+"""Lines of all objects in chunks: what one process reads and many work on.
+
+Reading is cheap and in order; work on a row is neither. So one process reads, numbers the lines and cuts them into
+chunks, and whatever is done to a chunk depends on its lines alone, never on where the chunk was cut.
+Deterministic: the same objects give the same ordinals in both passes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from specop.api import reasons
+from specop.common.errors import UserError
+from specop.data import formats
+from specop.data.formats import Fate, Format, Unusable
+from specop.data.reader import Line, read_lines
+from specop.data.sources import SourceObject, Window
+
+CHUNK_ROWS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The object that lines come from, without the store that it lies in."""
+
+    source: int
+    """Index in the configuration."""
+    name: str
+    """Of the source."""
+    uri: str
+    etag: str
+    window: Window | None
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Some lines of one object; lists run along each other."""
+
+    place: Place
+    format: Format | None
+    """None only where no line so far was JSON."""
+    ordinals: list[int] = field(default_factory=list)
+    """0, 1, 2 … over all lines of all sources, in the order of reading."""
+    offsets: list[int] = field(default_factory=list)
+    """Of the first byte in the uncompressed object."""
+    lines: list[bytes] = field(default_factory=list)
+    fates: list[Fate] = field(default_factory=list)
+    """In the second pass only."""
+
+
+Verdict = Callable[[int], Fate | None]
+"""What becomes of the line of an ordinal; None: nothing that needs its content."""
+
+
+def read_chunks(
+    objects: Iterable[SourceObject], passed: Callable[[int], None], size: int, verdict: Verdict | None = None
+) -> Iterator[Chunk]:
+    """Yield all lines, or those with a verdict, in chunks of at most `CHUNK_ROWS` lines and about `size` bytes.
+
+    `passed` is told of stored bytes as they are read. Raises UserError: what `read_lines` raises, SourceFormatUnknown.
+    """
+    ordinal = -1
+    for found in objects:
+        place = Place(found.source, found.name, found.info.uri, found.info.etag, found.window)
+        chunk, held = Chunk(place, found.format), 0
+        for line in read_lines(found.store, found.info, passed):
+            ordinal += 1
+            chunk.format = chunk.format or _format(found, line)
+            if verdict:
+                fate = verdict(ordinal)
+                if fate is None:
+                    continue
+                chunk.fates.append(fate)
+            chunk.ordinals.append(ordinal)
+            chunk.offsets.append(line.offset)
+            chunk.lines.append(line.data)
+            held += len(line.data)
+            if len(chunk.lines) == CHUNK_ROWS or held >= size:
+                yield chunk
+                chunk, held = Chunk(place, chunk.format), 0
+        if chunk.lines:
+            yield chunk
+
+
+def _format(found: SourceObject, line: Line) -> Format | None:
+    """Name the format by the first line that is JSON."""
+    try:
+        row = formats.parse(line.data)
+    except Unusable:
+        return None
+    detected = formats.detect(row)
+    if detected is None:
+        raise UserError(
+            reasons.SOURCE_FORMAT_UNKNOWN,
+            f"{found.info.uri}: the row at byte {line.offset} has neither `messages` (OpenAI chat) nor "
+            "`request` and `response` (capture). Convert the file, or take it out of the pattern.",
+        )
+    return detected

@@ -1,0 +1,230 @@
+"""What is done to a chunk of lines: the functions of both passes, which know one row at a time.
+
+    survey   lines ─► exchanges ─► keys, hashes, times, lengths        (the first pass decides by these alone)
+    build    lines ─► exchanges ─► template ─► tokens and spans ─► Arrow
+
+Pure but for the target's files, which are loaded once. A result never depends on how lines were cut into chunks or on
+who worked on them. What is wrong with a line is said by its place and a reason that never quotes it.
+"""
+
+import hashlib
+import json
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from specop.common.clock import format_time
+from specop.data.chunks import Chunk
+from specop.data.formats import Exchange, Fate, Unusable, to_microseconds
+from specop.data.grammar import grammar
+from specop.data.normalise import identify, read
+from specop.data.render import Tokens, rows_of
+from specop.data.tokens import TargetText
+from specop.data.writer import ROWS
+
+SURVEYED = pa.schema(
+    [
+        ("ordinal", pa.int64()),
+        ("source", pa.uint16()),  # index in the configuration
+        ("key", pa.binary(32)),  # sha256 of source name and line: wherever it lies, and however it is packed
+        ("time", pa.int64()),  # microseconds since 1970, or null
+        ("conversation", pa.binary(16)),  # hash of everything up to the first user turn
+        ("content", pa.binary(16)),  # hash of prompt and answer
+        ("bytes", pa.uint32()),  # of the line
+        ("fate", pa.uint8()),
+    ]
+)
+"""What the first pass keeps of a line: under 128 bytes."""
+MADE = pa.schema([*ROWS, ("hash", pa.binary(16)), ("held", pa.bool_())])
+"""A row of tokens, what it teaches, and whether it is held out."""
+PLACES = pa.schema([("key", pa.string()), ("offset", pa.int64()), ("time", pa.string()), ("held", pa.bool_())])
+"""Where each exchange that became rows was found in the chunk's object."""
+_BATCH_BYTES = 128 << 10
+"""Lines that are rendered and tokenised at once: their tokens and offsets take about a hundred times as many bytes."""
+
+
+class Note(NamedTuple):
+    """A line that becomes no row, and why; never what it holds."""
+
+    offset: int
+    fate: Fate
+    reason: str
+
+
+class Surveyed(NamedTuple):
+    """What the first pass finds in a chunk."""
+
+    rows: pa.RecordBatch
+    """Of `SURVEYED`; lines outside the window are not among them."""
+    notes: list[Note]
+
+
+@dataclass(slots=True)
+class Made:
+    """What the second pass makes of a chunk."""
+
+    rows: pa.RecordBatch
+    """Of `MADE`, in the order of the lines."""
+    places: pa.RecordBatch
+    """Of `PLACES`, one for each exchange that became rows."""
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    """Keys and requests (JSON) of what is held out."""
+    corrected: Counter[tuple[Fate, Fate]] = field(default_factory=Counter)
+    """Exchanges whose fate turned out to be another: was, is."""
+    truncated: int = 0
+    """Rows that were cut."""
+    supervised: int = 0
+    """Generated tokens in rows to train on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What every worker is told once."""
+
+    target: Path
+    """Folder with the target's small files."""
+    max_length: int
+
+
+class Worker:
+    """The functions of both passes."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._target = TargetText(setup.target)
+
+    def survey(self, chunk: Chunk) -> Surveyed:
+        """First pass: read the lines of a chunk and hash what decisions need."""
+        names, found, notes = hashlib.sha256(f"{chunk.place.name}\n".encode()), [], []
+        for ordinal, offset, line in zip(chunk.ordinals, chunk.offsets, chunk.lines, strict=True):
+            time = conversation = content = None
+            fate = Fate.TRAIN
+            try:
+                exchange = _read(chunk, line)
+                if exchange is None:
+                    continue
+                conversation, content = identify(exchange)
+                time = to_microseconds(exchange.time) if exchange.time else None
+            except Unusable as why:
+                fate = why.fate
+                notes.append(Note(offset, fate, why.reason))
+            found.append((ordinal, chunk.place.source, _key(names, line), time, conversation, content, len(line), fate))
+        columns = zip(*found, strict=True) if found else [()] * len(SURVEYED)
+        arrays = [pa.array(column, of.type) for column, of in zip(columns, SURVEYED, strict=True)]
+        return Surveyed(pa.RecordBatch.from_arrays(arrays, schema=SURVEYED), notes)
+
+    def build(self, chunk: Chunk) -> Made:
+        """Second pass: make rows of tokens of the lines of a chunk, which all have a fate that keeps them."""
+        made = _Making(chunk, self._setup.max_length)
+        names = hashlib.sha256(f"{chunk.place.name}\n".encode())
+        waiting: list[tuple[int, bytes, Exchange]] = []
+        size = 0
+        for index, line in enumerate(chunk.lines):
+            exchange = _read(chunk, line)
+            assert exchange is not None
+            waiting.append((index, _key(names, line), exchange))
+            size += len(line)
+            if size >= _BATCH_BYTES:
+                self._rows(waiting, made)
+                waiting, size = [], 0
+        self._rows(waiting, made)
+        return made.finish()
+
+    def _rows(self, waiting: list[tuple[int, bytes, Exchange]], made: "_Making") -> None:
+        rows = rows_of([exchange for _, _, exchange in waiting], self._target)
+        for (index, key, exchange), of in zip(waiting, rows, strict=True):
+            made.add(index, key, exchange, of)
+
+
+class _Making:
+    """Columns of a `Made` while they grow."""
+
+    def __init__(self, chunk: Chunk, max_length: int) -> None:
+        self._chunk = chunk
+        self._max_length = max_length
+        self._ids, self._ends = array("i"), array("i", [0])
+        self._spans, self._span_ends = array("i"), array("i", [0])
+        self._others: list[tuple[str, str, str, bool, str | None, float, bytes, bool]] = []
+        self._places: list[tuple[str, int, str, bool]] = []
+        self._made = Made(MADE.empty_table(), PLACES.empty_table())
+
+    def add(self, index: int, key: bytes, exchange: Exchange, rows: list[Tokens]) -> None:
+        """Add the rows of one exchange; one that has none has its fate corrected."""
+        fate, made = self._chunk.fates[index], self._made
+        held = fate is Fate.HOLDOUT
+        time = format_time(exchange.time) if exchange.time else ""
+        constraint = exchange.constrained, grammar(exchange.request), exchange.temperature
+        some = False
+        for turn, whole in enumerate(rows):
+            tokens = whole.cut(self._max_length)
+            if not tokens.supervised:
+                continue
+            some = True
+            made.truncated += len(whole.input_ids) > self._max_length
+            made.supervised += 0 if held else tokens.supervised
+            name = key.hex() + (f"{turn:08x}" if turn else "")
+            ids = array("i", tokens.input_ids)
+            self._ids.extend(ids)
+            self._ends.append(len(self._ids))
+            self._spans.extend(edge for span in tokens.spans for edge in span)
+            self._span_ends.append(len(self._spans) // 2)
+            self._others.append(
+                (name, self._chunk.place.name, time, *constraint, _hash(ids, tokens, constraint, held), held)
+            )
+        if some:
+            self._places.append((key.hex(), self._chunk.offsets[index], time, held))
+            if held:
+                made.requests.append((key.hex(), json.dumps(exchange.request, ensure_ascii=False)))
+        else:
+            made.corrected[fate, Fate.UNSUPERVISED if rows else Fate.REFUSED] += 1
+
+    def finish(self) -> Made:
+        """Put the columns together."""
+        columns = list(zip(*self._others, strict=True)) or [()] * 8
+        key, source, time, constrained, grammars, temperature, hashes, held = columns
+        edges = np.frombuffer(self._spans, np.int32).reshape(-1, 2)
+        spans = pa.StructArray.from_arrays([pa.array(edges[:, 0]), pa.array(edges[:, 1])], ["start", "end"])
+        lists = [
+            pa.ListArray.from_arrays(_int32(self._ends), _int32(self._ids)),
+            pa.ListArray.from_arrays(_int32(self._span_ends), spans),
+        ]
+        values = [key, source, time, *lists, constrained, grammars, temperature, hashes, held]
+        self._made.rows = _batch(values, MADE)
+        self._made.places = _batch(list(zip(*self._places, strict=True)) or [()] * len(PLACES), PLACES)
+        return self._made
+
+
+def _read(chunk: Chunk, line: bytes) -> Exchange | None:
+    return read(line, chunk.format or "OpenAIChat", chunk.place.window)
+
+
+def _key(names: "hashlib._Hash", line: bytes) -> bytes:
+    hasher = names.copy()
+    hasher.update(line)
+    return hasher.digest()
+
+
+def _hash(ids: "array[int]", tokens: Tokens, constraint: tuple[bool, str | None, float], held: bool) -> bytes:
+    """Hash of what a row teaches, without where and when it was found: 16 bytes."""
+    hasher = hashlib.sha256(ids)  # little-endian, as every platform is that a Job runs on
+    hasher.update(json.dumps([tokens.spans, *constraint, held]).encode())
+    return hasher.digest()[:16]
+
+
+def _int32(values: "array[int]") -> pa.Array:
+    return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(values)])
+
+
+def _batch(columns: list[object], schema: pa.Schema) -> pa.RecordBatch:
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, of.type)
+        for column, of in zip(columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(
+        [one.cast(of.type) for one, of in zip(arrays, schema, strict=True)], schema=schema
+    )
