@@ -78,6 +78,10 @@ class Exchange:
     prompt_token_ids: tuple[int, ...] = ()
     token_ids: tuple[int, ...] = ()
     """Logged by the engine; both or neither."""
+    altered: bool = False
+    """Whether its text is not what was sent and answered, because personal data was taken out."""
+    replaced: tuple[str, ...] = ()
+    """What stands in assistants' words in the place of personal data: never generated, never learned from."""
 
     @property
     def constrained(self) -> bool:
