@@ -22,13 +22,14 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks import flops
+from benchmarks import products
 from benchmarks.workload import DIGEST, Tensors, normed, read
 from specop.storage.local import LocalStore
 from specop.trainer.batches import Pack
 from specop.trainer.checkpoint import Checkpoints, Progress
 from specop.trainer.loop import DTYPES, Course, Loop
 from specop.trainer.losses import Labels, head_loss, step_weights
+from specop.trainer.meter import flops_per_token
 from specop.trainer.states import States
 from specop.trainer.teacher import Teacher
 from specop.trainer.vocabulary import draft_ids
@@ -103,16 +104,17 @@ class Ours:
 
     def anatomy(self, warm: int) -> Json:
         """Operations of the steps, where their time goes, and what the machine can do."""
-        counter, products = FlopCounterMode(display=False), flops.Products()
-        self.run(warm, both(counter, products))
+        counter, made = FlopCounterMode(display=False), products.Products()
+        self.run(warm, both(counter, made))
         profiler = profile(activities=[ProfilerActivity.CPU])
         self.run(warm, profiler)
         rows = [self.workload.rows[row] for members in self.workload.packs[warm:] for row in members]
+        tokens = sum(row.length for row in rows)
         return {
             "counted_flops": counter.get_total_flops(),
-            "model_flops": flops.model_flops(self.workload.drafter, self.workload.steps, rows),
-            "flops_peak_at_shapes": flops.peak_at(products.seen),
-            "flops_peak_large": flops.peak_large(DTYPES[self.workload.dtype]),
+            "model_flops": flops_per_token(self.workload.drafter, rows, self.workload.steps) * tokens,
+            "flops_peak_at_shapes": products.peak_at(made.seen),
+            "flops_peak_large": products.peak_large(DTYPES[self.workload.dtype]),
             "split": split(profiler),
         }
 
@@ -137,12 +139,9 @@ class Ours:
         model, pack = self.tensors.drafter(), self.states.pack(rows, torch.device("cpu"))
         last_AH = torch.cat([self.tensors.states(row)[self._taught(row), -1].float() for row in rows])
         last_AH = normed(last_AH, self.workload.drafter)
-        labels = Labels(
-            last_AH,
-            (last_AH @ self.tensors.head_DH.T).logsumexp(-1),
-            draft_ids(self.tensors.vocabulary_D, self.workload.drafter.vocab_size)[pack.served_A],
-            pack.end_A,
-        )
+        ids_V = draft_ids(self.tensors.vocabulary_D, self.workload.drafter.vocab_size)
+        lse_A = (last_AH @ self.tensors.head_DH.T).logsumexp(-1)
+        labels = Labels(last_AH, lse_A, ids_V[pack.argmax_A.long()], ids_V[pack.served_A], pack.end_A)
         counts = [sum(self.workload.rows[row].labels(steps)[k] for row in rows) for k in range(steps)]
         weights = step_weights(self.workload.recipe.loss, self.workload.recipe.step_decay, counts, None)
         hidden_KAH = torch.stack(list(model.unroll(pack, steps)))

@@ -1,7 +1,7 @@
 """What both trainers train on: random rows of realistic lengths, random states, one set of weights, on disk.
 
 A folder holds `workload.json` (sizes, rows, packs in order), `weights.safetensors`, and, in the peer's format,
-`states/hs_<row>.safetensors`: captured and final states of every token, in bfloat16. Ours keeps the same numbers in its own blocks.
+`states/hs_<row>.safetensors`: captured and final states of every token, in bfloat16. Our blocks hold the same numbers.
 How fast a step is does not depend on what the states say; how long the rows are and what is supervised does.
 
 Minds: the peer norms the final state itself, ours is kept normed; with a norm weight of 1 both are the same.

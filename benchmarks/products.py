@@ -1,49 +1,23 @@
-"""Floating-point operations of a training step, by a model and by torch's counter; and what the machine can do.
+"""Which matrix products a step makes, and how fast the machine makes them.
 
-The model is that of one unrolled step, H hidden, K draft steps, C captured layers, a multiplication and an addition
-being two operations, backward twice the forward:
-
-    3 [ 2CH² n + K (2 P a + 2 H D a + 4 h d p) ] + 2 H D a
-
-for n tokens, of which a are anchors that together see p keys; P are the layer's parameters, D the draft vocabulary, and
-the last term is the teacher's head. Where an anchor is not computed, nothing but keys and values of step 0 is left.
-Not in it: what attention computes twice or under its mask, norms, losses, the optimiser. The counter sees the first.
-
-A peak is measured, not read from a data sheet: a matrix product of 4096³; and the step's own products, one after
-another, each alone and warm.
+A peak is measured, not read from a data sheet: a product of 4096³; and the step's own products, each alone and warm,
+one after another. What is lost between the second and a step's time is lost to everything that is not a matrix product.
+Not here: how many operations a step should take; that is `specop.common.flops`.
 """
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from specop.trainer.batches import Row
-from specop.trainer.model import DrafterConfig
-
 PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm}
 LARGE = 4096
 REPEATS = 5
 Operand = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 """Shape, strides and type of one factor."""
-
-
-def model_flops(c: DrafterConfig, steps: int, rows: Sequence[Row]) -> float:
-    """Operations of one forward and backward pass over rows, by the model above."""
-    tokens = sum(row.length for row in rows)
-    anchors = sum(row.labels(1)[0] for row in rows)
-    keys = sum((end - start) * (end + start + 1) // 2 for row in rows for start, end in row.anchors)
-    wide, narrow = c.num_heads * c.head_dim, 2 * c.num_kv_heads * c.head_dim
-    fused = 2 * len(c.aux_layers) * c.hidden_size**2 * tokens
-    cached = 2 * 2 * c.hidden_size * narrow * (tokens + (steps - 1) * anchors)
-    layer = 2 * (3 * c.hidden_size * wide + 3 * c.hidden_size * c.intermediate_size) * steps * anchors
-    head = 2 * c.hidden_size * c.draft_vocab_size * anchors
-    attention = 4 * wide * keys * steps
-    return 3.0 * (fused + cached + layer + head * steps + attention) + head
 
 
 class Products(TorchDispatchMode):
