@@ -30,7 +30,10 @@ class Speculation:
     accepted_per_position: tuple[int, ...]
 
     def since(self, before: "Speculation") -> "Speculation":
-        """Return what was counted after `before`, on the same engine."""
+        """Return what was counted after `before`; raises ValueError if that was on another engine."""
+        if self.drafts < before.drafts:
+            message = f"{self.drafts} drafts after {before.drafts}: these are the counters of two engines"
+            raise ValueError(message)
         pairs = zip(self.accepted_per_position, before.accepted_per_position, strict=True)
         return Speculation(
             drafts=self.drafts - before.drafts,

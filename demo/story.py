@@ -21,6 +21,8 @@ from specop.api.dataset import DatasetFacts, SpeculatorDataset
 from specop.api.endpoint import CandidateDrafter, DraftedEndpoint
 from specop.api.training_job import SpeculatorTrainingJob, TrainingSummary
 from specop.cli.loop import condition, duration
+from specop.common.names import LABEL_NAME, LABEL_ROLE
+from specop.manifests.serving import ROLE
 
 HERE = Path(__file__).parent
 AGENT, BASE, MODEL = "agent", "agent-base", "agent"
@@ -95,6 +97,7 @@ def approve(world: World, digest: str) -> None:
 def serve_drafted(world: World, digest: str) -> Endpoint:
     """Return when the endpoint serves that drafter, and nothing else."""
     progress.wait("the drafted arm starts, then takes over", _SERVE_SECONDS, lambda: _rollout_line(world, digest))
+    progress.wait("the arm before it ends", _SERVE_SECONDS, lambda: _pods_line(world))
     return world.endpoint(AGENT, MODEL)
 
 
@@ -200,6 +203,13 @@ def _rollout_line(world: World, digest: str) -> str | None:
     if served and len(arms) == 1 and condition(endpoint, reasons.READY).status == "True":
         return None
     return f"{condition(endpoint, reasons.READY).reason}, arms: {', '.join(arms)}"
+
+
+def _pods_line(world: World) -> str | None:
+    """Wait for one pod: while two answer, nobody can say whose counters a page shows."""
+    labels = f"{LABEL_NAME}={AGENT},{LABEL_ROLE}={ROLE}"
+    pods = world.kubectl("get", "pods", "--selector", labels, "--output", "name").split()
+    return None if len(pods) == 1 else f"{len(pods)} pods"
 
 
 def _shipped_line(world: World, requests: int) -> str | None:

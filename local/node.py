@@ -65,7 +65,7 @@ def remove(state: Path) -> None:
     if claim.owner() != state:
         return
     cgroups.remove()
-    for address in NODE_SOCKETS.rglob("address"):  # each shim wrote where it listened
+    for address in NODE_SOCKETS.glob("containerd/io.containerd.runtime.v2.task/*/*/address"):  # where a shim listened
         _unlink(_SHIM_SOCKETS / Path(address.read_text()).name)
     for folder in (state, NODE_SOCKETS):
         mounts.unmount_below(folder)

@@ -45,3 +45,8 @@ def test_speculation_from_a_metrics_page() -> None:
 def test_speculation_between_two_readings() -> None:
     before = Speculation(10, 30, 3, (2, 1, 0))
     assert Speculation(100, 300, 180, (80, 60, 40)).since(before) == Speculation(90, 270, 177, (78, 59, 40))
+
+
+def test_counters_of_two_engines_make_no_difference() -> None:
+    with pytest.raises(ValueError, match="two engines"):
+        Speculation(10, 30, 3, (2, 1, 0)).since(Speculation(100, 300, 180, (80, 60, 40)))
