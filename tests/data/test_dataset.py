@@ -1,10 +1,14 @@
 """The dataset Job from objects to a manifest: what comes out, that it adds up, and that it is the same each time."""
 
+import hashlib
 import json
 import random
 import shutil
+from html.parser import HTMLParser
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -99,7 +103,14 @@ def test_a_whole_dataset(world: World) -> None:
     )
     assert made.manifest.contract == {"target": facts.target.to_json(), "maxLength": 100}
     assert [entry.name for entry in made.manifest.files] == [
-        *("train-00000.parquet", "holdout-00000.parquet", "holdout-requests.jsonl", "lineage.parquet", "report.json")
+        *(
+            "train-00000.parquet",
+            "holdout-00000.parquet",
+            "holdout-requests.jsonl",
+            "lineage.parquet",
+            "report.json",
+            "card.html",
+        )
     ]
 
 
@@ -233,6 +244,96 @@ def test_weights_hold_across_sources(world: World) -> None:
     chosen = sorted(row["key"] for row in rows if row["source"] == "many")
     assert (facts.counts.outweighed, len(set(chosen))) == (20, 30)
     assert world.make(sources[::-1]).digest == facts.digest
+
+
+def test_every_row_can_be_followed_to_its_line(world: World) -> None:
+    lines = [capture(number) for number in range(12)]
+    uris = [world.write("a.jsonl.gz", lines[:5]), world.write("b.jsonl", [b"?", *lines[5:], lines[0]])]
+    made = world.read(world.make(transform={"maxBadPercent": 50}, holdout=HALF))
+    places = {row["key"]: row for row in pq.read_table(made.path("lineage.parquet")).to_pylist()}
+    plain = [jsonl(lines[:5]), jsonl([b"?", *lines[5:]])]
+    for split in ("train", "holdout"):
+        for row in made.rows(split):
+            place = places.pop(row["key"])
+            assert (place["source"], place["split"], place["time"]) == ("log", split, row["time"])
+            index = uris.index(place["object"])
+            assert place["etag"] == LocalStore().head(place["object"]).etag
+            line = plain[index][place["offset"] :].split(b"\n")[0]
+            assert hashlib.sha256(b"log\n" + line).hexdigest() == row["key"]
+    assert not places
+
+
+def test_a_row_of_parquet_is_followed_to_its_number(world: World) -> None:
+    rows = [chat(f"question {number}", f"answer {number}", created=number) for number in range(300)]
+    world.write("a.jsonl", rows)
+    expected = world.read(world.make())
+    rows_before, digest = expected.rows("train"), expected.manifest.digest
+    shutil.rmtree(world.folder / "in")
+    shutil.rmtree(world.folder / "out")  # else the manifest that is there would stay, as it names equal rows
+    (world.folder / "in").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), world.folder / "in" / "a.parquet")
+    made = world.read(world.make())
+    assert [row["input_ids"] for row in made.rows("train")] == [row["input_ids"] for row in rows_before]
+    assert made.manifest.digest == digest
+    assert [row["offset"] for row in pq.read_table(made.path("lineage.parquet")).to_pylist()] == list(range(300))
+
+
+def test_a_scarce_source_is_repeated_and_a_large_one_capped(world: World) -> None:
+    few = world.write("few.jsonl", [chat(f"few {number}", "x", created=number) for number in range(4)])
+    many = world.write("many.jsonl", [chat(f"many {number}", "y" * 20, created=number) for number in range(50)])
+    sources: list[Json] = [
+        {"name": "few", "repeat": 3, "objects": {"uri": few}},
+        {"name": "many", "maxConversations": 10, "objects": {"uri": many}},
+    ]
+    facts = world.make(sources, holdout={"percent": 10})
+    made = world.read(facts)
+    rows = made.rows("train")
+    held = {row["source"] for row in made.rows("holdout")}
+    assert held == {"many"}
+    assert {name: sum(row["source"] == name for row in rows) for name in ("few", "many")} == {"few": 10, "many": 9}
+    assert len({row["key"] for row in rows}) == 19
+    assert len({row["key"][:64] for row in rows if row["source"] == "few"}) == 4
+    assert (facts.rows, facts.counts.kept, facts.counts.outweighed) == (19, 14, 40)
+    first, second = made.report["sources"]
+    assert [first[name] for name in ("conversations", "repeated", "supervisedTokens")] == [4, 4, 20]
+    assert [second[name] for name in ("conversations", "repeated", "supervisedTokens")] == [10, 0, 9 * 21]
+    assert first["supervisedPercent"] + second["supervisedPercent"] == 100
+    sources[0]["repeat"] = 1
+    assert world.make(sources).digest != facts.digest
+
+
+def test_the_card_shows_the_report_and_needs_nothing_else(world: World) -> None:
+    rows = [chat(f"secret {number}", "secret " * number, created=number) for number in range(1, 20)]
+    world.write("a.jsonl", [*rows, b"secret"])
+    facts = world.make(name="<b>&", transform={"maxBadPercent": 50})
+    page = world.read(facts).data("card.html").decode()
+    parser = Page()
+    parser.feed(page)
+    parser.close()
+    assert not parser.open
+    assert {facts.digest, "17 to train on, 2 held out", "not JSON", "Dataset <b>&", "up to 128"} <= set(parser.texts)
+    assert not [word for word in ("secret", "<b>", "http", "src=", "<script") if word in page]
+    buckets = world.read(facts).report["lengths"]["tokens"]
+    assert sum(of["rows"] for of in buckets) == facts.rows
+
+
+class Page(HTMLParser):
+    """Texts of a page, and elements that were opened and not closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
 
 
 def test_a_row_that_the_template_refuses_is_dropped_and_counted(world: World) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specop.api.dataset import Holdout
-from specop.data.decide import Survey, held_out, shares
+from specop.data.decide import Share, Survey, held_out, shares
 from specop.data.formats import Fate
 from specop.data.work import SURVEYED
 
@@ -26,8 +26,8 @@ class Line(NamedTuple):
     fate: Fate = Fate.TRAIN
 
 
-def decide(lines: list[Line], weights: list[int], holdout: Holdout) -> list[Fate]:
-    """Fates in the order of the lines given."""
+def decide(lines: list[Line], sources: list[Share], holdout: Holdout) -> list[tuple[Fate, int]]:
+    """Fates and copies in the order of the lines given."""
     rows = [
         {
             **line._asdict(),
@@ -41,13 +41,31 @@ def decide(lines: list[Line], weights: list[int], holdout: Holdout) -> list[Fate
     ]
     with tempfile.TemporaryDirectory() as folder, Survey(Path(folder)) as survey:
         survey.add(pa.RecordBatch.from_pylist(rows, SURVEYED))
-        survey.decide(weights, holdout)
-        fates = [Fate(fate) for fate in survey.fates()]
+        survey.decide(sources, holdout)
+        fates, copies = survey.decisions()
         assert sum(survey.counts().values()) == len(lines)
-    return fates
+    return [(Fate(fate), copies[index] if copies else 1) for index, fate in enumerate(fates)]
 
 
-def reference(lines: list[Line], weights: list[int], holdout: Holdout) -> list[Fate]:
+def weigh(kept: list[Line], sources: list[Share], fates: dict[int, Fate]) -> dict[int, int]:
+    """Leave out what is beyond the caps and shares of sources; return copies of what is repeated."""
+    smallest: dict[int, dict[int, int]] = defaultdict(dict)
+    for line in sorted(kept, key=lambda line: line.key):
+        smallest[line.source].setdefault(line.conversation, line.key)
+    chosen = {of: sorted(found, key=found.__getitem__)[: sources[of].most] for of, found in smallest.items()}
+    copies: dict[int, int] = {}
+    wanted = shares({source: len(of) for source, of in chosen.items()}, sources)
+    for line in kept:
+        order = chosen[line.source]
+        if line.conversation not in order[: wanted[line.source]]:
+            fates[line.key] = Fate.OUTWEIGHED
+        elif wanted[line.source] > len(order):
+            base, extra = divmod(wanted[line.source], len(order))
+            copies[line.key] = base + (order.index(line.conversation) < extra)
+    return copies
+
+
+def reference(lines: list[Line], sources: list[Share], holdout: Holdout) -> list[tuple[Fate, int]]:
     """The same, said plainly."""
 
     def age(line: Line) -> tuple[bool, int, int]:
@@ -61,17 +79,8 @@ def reference(lines: list[Line], weights: list[int], holdout: Holdout) -> list[F
             fates[line.key] = Fate.DUPLICATE
         seen.add(line.content)
 
+    copies = weigh([line for line in usable if fates[line.key] is Fate.TRAIN], sources, fates)
     kept = [line for line in usable if fates[line.key] is Fate.TRAIN]
-    smallest: dict[int, dict[int, int]] = defaultdict(dict)
-    for line in sorted(kept, key=lambda line: line.key):
-        smallest[line.source].setdefault(line.conversation, line.key)
-    allowed = shares({source: len(of) for source, of in smallest.items()}, weights)
-    chosen = {source: sorted(of, key=of.__getitem__)[: allowed[source]] for source, of in smallest.items()}
-    for line in kept:
-        if line.conversation not in chosen[line.source]:
-            fates[line.key] = Fate.OUTWEIGHED
-
-    kept = [line for line in kept if fates[line.key] is Fate.TRAIN]
     newest: dict[int, tuple[bool, int]] = {}
     first: dict[int, int] = {}
     for line in kept:
@@ -83,7 +92,7 @@ def reference(lines: list[Line], weights: list[int], holdout: Holdout) -> list[F
     for line in kept:
         if line.conversation in held:
             fates[line.key] = Fate.HOLDOUT
-    return [fates[line.key] for line in lines]
+    return [(fates[line.key], copies.get(line.key, 1)) for line in lines]
 
 
 LINES = st.lists(
@@ -99,18 +108,19 @@ LINES = st.lists(
     unique_by=lambda line: line.key,
     max_size=30,
 )
-WEIGHTS = st.lists(st.integers(1, 3), min_size=3, max_size=3)
+SHARE = st.builds(Share, st.integers(1, 3), st.none() | st.integers(1, 4), st.integers(1, 3))
+SHARES = st.lists(SHARE, min_size=3, max_size=3)
 HOLDOUTS = st.builds(Holdout, percent=st.integers(1, 50), max_conversations=st.integers(1, 5))
 
 
 @settings(max_examples=40, deadline=None)
-@given(LINES, WEIGHTS, HOLDOUTS, st.randoms(use_true_random=False))
+@given(LINES, SHARES, HOLDOUTS, st.randoms(use_true_random=False))
 def test_fates_are_the_references_in_any_order(
-    lines: list[Line], weights: list[int], holdout: Holdout, random: Random
+    lines: list[Line], sources: list[Share], holdout: Holdout, random: Random
 ) -> None:
-    expected = dict(zip(lines, reference(lines, weights, holdout), strict=True))
+    expected = dict(zip(lines, reference(lines, sources, holdout), strict=True))
     shuffled = random.sample(lines, len(lines))
-    assert dict(zip(shuffled, decide(shuffled, weights, holdout), strict=True)) == expected
+    assert dict(zip(shuffled, decide(shuffled, sources, holdout), strict=True)) == expected
 
 
 HALF = Holdout(percent=50)
@@ -157,8 +167,26 @@ HALF = Holdout(percent=50)
     ],
 )
 def test_fates(lines: list[Line], weights: list[int], expected: list[Fate]) -> None:
-    assert decide(lines, weights, HALF) == expected
-    assert reference(lines, weights, HALF) == expected
+    sources = [Share(weight) for weight in weights]
+    assert [fate for fate, _ in decide(lines, sources, HALF)] == expected
+    assert [fate for fate, _ in reference(lines, sources, HALF)] == expected
+
+
+def test_a_scarce_source_is_repeated_if_it_may_be_and_the_holdout_never_is() -> None:
+    lines = [Line(key, int(key > 3), key, conversation=key, content=key) for key in range(1, 9)]
+    expected = [(Fate.TRAIN, 2), (Fate.TRAIN, 2), (Fate.TRAIN, 1), *[(Fate.TRAIN, 1)] * 4, (Fate.HOLDOUT, 1)]
+    sources = [Share(repeat=5), Share()]
+    assert decide(lines, sources, Holdout(percent=13)) == expected
+    newest_first = [line._replace(time=-line.key) for line in lines]
+    expected[0], expected[-1] = (Fate.HOLDOUT, 2), (Fate.TRAIN, 1)
+    assert decide(newest_first, sources, Holdout(percent=13)) == expected
+
+
+def test_a_cap_keeps_the_smallest_keys_and_is_not_undone_by_repetition() -> None:
+    lines = [Line(key, int(key > 4), key, conversation=key, content=key) for key in range(1, 11)]
+    found = decide(lines, [Share(most=2, repeat=3), Share()], Holdout(percent=1))
+    assert found[:4] == [(Fate.TRAIN, 3), (Fate.TRAIN, 3), (Fate.OUTWEIGHED, 1), (Fate.OUTWEIGHED, 1)]
+    assert [fate for fate, _ in found[4:]] == [Fate.TRAIN] * 5 + [Fate.HOLDOUT]
 
 
 @pytest.mark.parametrize(
@@ -175,13 +203,13 @@ def test_fates(lines: list[Line], weights: list[int], expected: list[Fate]) -> N
     ],
 )
 def test_shares(available: dict[int, int], weights: list[int], expected: dict[int, int]) -> None:
-    assert shares(available, weights) == expected
+    assert shares(available, [Share(weight) for weight in weights]) == expected
 
 
 @given(st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 1000)), min_size=1, max_size=8))
 def test_shares_never_repeat_and_leave_no_more_out_than_they_must(sources: list[tuple[int, int]]) -> None:
     available, weights = {index: count for index, (count, _) in enumerate(sources)}, [weight for _, weight in sources]
-    found = shares(available, weights)
+    found = shares(available, [Share(weight) for weight in weights])
     assert all(1 <= found[source] <= count for source, count in available.items())
     assert any(found[source] == count for source, count in available.items())
     per_weight = min(count / weight for count, weight in sources)

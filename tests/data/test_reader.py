@@ -2,10 +2,16 @@
 
 import gzip
 import io
+import json
 import os
+import random
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from hypothesis import given
@@ -138,3 +144,74 @@ def test_the_systems_own_errors_are_not_called_damage() -> None:
 
     with pytest.raises(OSError, match="Input/output"):
         list(read_lines(Broken(), ObjectInfo("s3://b/k", 9, "e"), lambda _: None))
+
+
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    data = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), data, row_group_size=100)
+    return data.getvalue()
+
+
+def rows_of(path: Path, store: LocalStore | None = None) -> list[tuple[int, Any]]:
+    kept = store or LocalStore()
+    passed: list[int] = []
+    found = [
+        (line.offset, json.loads(line.data)) for line in read_lines(kept, kept.head(f"file://{path}"), passed.append)
+    ]
+    assert sum(passed) >= path.stat().st_size
+    return found
+
+
+def test_rows_of_parquet_are_what_lines_would_have_said(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "ü\n"}, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]
+    rows: list[dict[str, Any]] = [
+        {"messages": turns, "time": datetime(2026, 1, 1, tzinfo=UTC), "temperature": 0.5, "n": 2**40},
+        {"messages": turns[:1], "time": None, "temperature": None, "n": None},
+    ]
+    path = tmp_path / "a.bin"
+    path.write_bytes(parquet(rows))
+    assert rows_of(path) == [
+        (
+            0,
+            {
+                "messages": [turns[0], {"role": "assistant", "tool_calls": [{"id": "1"}]}],
+                "time": "2026-01-01 00:00:00+00:00",
+                "temperature": 0.5,
+                "n": 2**40,
+            },
+        ),
+        (1, {"messages": [turns[0]]}),
+    ]
+
+
+def test_json_in_a_column_of_text_is_that_json(tmp_path: Path) -> None:
+    rows = [{"request": '{"a": [1]}', "response": "[broken", "content": "{}", "n": number} for number in range(777)]
+    path = tmp_path / "a.parquet"
+    path.write_bytes(parquet(rows))
+    found = rows_of(path)
+    assert [offset for offset, _ in found] == list(range(777))
+    assert found[776][1] == {"request": {"a": [1]}, "response": "[broken", "content": "{}", "n": 776}
+
+
+def test_damaged_parquet_ends_with_a_reason(tmp_path: Path) -> None:
+    whole = parquet([{"messages": f"{number} {random.Random(number).random()}"} for number in range(999)])
+    path = tmp_path / "a.parquet"
+    for data in (whole[: len(whole) // 2], whole[:40] + bytes(200) + whole[240:]):
+        path.write_bytes(data)
+        with pytest.raises(UserError) as caught:
+            rows_of(path)
+        assert caught.value.reason == reasons.SOURCE_FORMAT_UNKNOWN
+
+
+def test_parquet_that_is_replaced_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(parquet([{"messages": "a"}]))
+    store = LocalStore()
+    lines = read_lines(store, store.head(f"file://{path}"), lambda _: None)
+    next(lines)
+    other = tmp_path / "b"
+    other.write_bytes(parquet([{"messages": "b"}]))
+    other.replace(path)
+    with pytest.raises(UserError) as caught:
+        list(lines)
+    assert caught.value.reason == reasons.SOURCE_CHANGED

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from specop.data.formats import read_capture, read_chat
 from specop.data.render import Tokens, rows_of, to_tokens
-from specop.data.tokens import Encoded, TargetText
+from specop.data.tokens import TargetText
 from tests.data.templates import FAMILIES
 from tests.data.world import Json, capture, chat, messages
+from tests.tiny import tiny_tokenizer
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"city": "Köln", "n": [1]}'}}
 
@@ -154,20 +156,50 @@ def test_logged_ids_win_if_they_are_this_targets(texts: dict[str, TargetText], c
         assert supervised(target, found) == ["Well.<|im_end|>"]
 
 
+def pieces(*texts: str) -> Tokenizer:
+    """A tokenizer that cuts exactly so; what is none of its pieces has no token."""
+    tokenizer = Tokenizer(models.WordLevel({text: index for index, text in enumerate(texts)}, unk_token="?"))
+    cut = Regex("|".join(texts))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(" "), "removed"), pre_tokenizers.Split(cut, "isolated")]
+    )
+    return tokenizer
+
+
 @pytest.mark.parametrize(
-    ("offsets", "spans", "expected"),
+    ("tokenizer", "text", "spans", "expected"),
     [
-        ([(0, 2), (2, 4), (4, 6)], [(2, 4)], ((1, 2),)),
-        ([(0, 2), (2, 5), (5, 6)], [(2, 4)], ()),
-        ([(0, 3), (3, 4), (4, 6)], [(2, 4)], ((1, 2),)),
-        ([(0, 1), (1, 2), (1, 2), (1, 2), (2, 3)], [(1, 2)], ((1, 4),)),
-        ([(0, 2), (2, 4), (4, 6)], [(0, 2), (4, 6)], ((0, 1), (2, 3))),
-        ([(0, 2)], [(2, 2)], ()),
+        (pieces("ab", "cd", "ef"), "abcdef", [(2, 4)], ((1, 2),)),
+        (pieces("ab", "cde", "f"), "abcdef", [(2, 4)], ()),
+        (pieces("abc", "d", "ef"), "abcdef", [(2, 4)], ((1, 2),)),
+        (tiny_tokenizer(), "a€b", [(1, 2)], ((1, 4),)),
+        (pieces("ab", "cd", "ef"), "abcdef", [(0, 2), (4, 6)], ((0, 1), (2, 3))),
+        (pieces("ab"), "ab", [(2, 2)], ()),
+        (pieces("ab", "cd", "ef"), "ab cd ef ", [(2, 6)], ((1, 2),)),
+        (pieces("ab", "cd", "ef"), "ab cd ef ", [(5, 9)], ((2, 3),)),
     ],
-    ids=["exact", "reaches over the end", "reaches over the start", "bytes of one character", "two spans", "empty"],
+    ids=[
+        "exact",
+        "over the end",
+        "over the start",
+        "bytes of one character",
+        "two spans",
+        "empty",
+        "gaps",
+        "gap at end",
+    ],
 )
-def test_a_token_across_an_edge_is_not_supervised(offsets: Any, spans: Any, expected: Any) -> None:
-    assert to_tokens(Encoded(list(range(len(offsets))), offsets), spans).spans == expected
+def test_a_token_across_an_edge_is_not_supervised(tokenizer: Tokenizer, text: str, spans: Any, expected: Any) -> None:
+    assert to_tokens(tokenizer.encode(text), len(text), spans).spans == expected
+
+
+@given(st.text("ab€ \n<|im_end|>", max_size=12), st.data())
+def test_spans_of_tokens_are_those_by_offsets(text: str, data: st.DataObject) -> None:
+    start, end = sorted(data.draw(st.tuples(st.integers(0, len(text)), st.integers(0, len(text)))))
+    encoded = tiny_tokenizer().encode(text)
+    inside = [index for index, (first, last) in enumerate(encoded.offsets) if start <= first and last <= end]
+    expected = ((inside[0], inside[-1] + 1),) if inside else ()
+    assert to_tokens(encoded, len(text), [(start, end)]).spans == expected
 
 
 @pytest.mark.parametrize(

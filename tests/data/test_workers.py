@@ -26,7 +26,9 @@ def chunks(count: int, lines: int = 3) -> Iterator[Chunk]:
     for index in range(count):
         rows = [chat(f"{index} {line}", "answer " * (1 + 400 * (index % 3 == 0))) for line in range(lines)]
         data = jsonl(rows).splitlines()
-        yield Chunk(place, "OpenAIChat", list(range(lines)), list(range(lines)), data, [Fate.TRAIN] * lines)
+        yield Chunk(
+            place, "OpenAIChat", list(range(lines)), list(range(lines)), data, [Fate.TRAIN] * lines, [1] * lines
+        )
 
 
 def test_results_are_in_the_order_of_the_chunks_and_the_same_in_processes(target: Path) -> None:

@@ -67,7 +67,13 @@ class Source(Model):
         Worded("must be lower-case letters, digits and -"),
     ] = Field(description="Name of the source, in counts and in rows.")
     weight: Annotated[int, Field(ge=1, le=1000)] = Field(
-        default=1, description="Share of conversations, relative to the other sources; never oversampled."
+        default=1, description="Share of conversations after all filters, relative to the other sources."
+    )
+    max_conversations: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(
+        default=None, description="Never more than this many conversations of this source, before weights."
+    )
+    repeat: Annotated[int, Field(ge=1, le=10)] = Field(
+        default=1, description="How many times a conversation may be repeated to reach the source's share; 1: never."
     )
     objects: ObjectsSource | None = Field(default=None, description="Files in object storage.")
     request_log: RequestLogSource | None = Field(default=None, description="What an endpoint captured.")

@@ -47,6 +47,8 @@ class SourceConfig(Model):
 
     name: str
     weight: int = 1
+    max_conversations: int | None = None
+    repeat: int = 1
     objects: ObjectsSource | None = None
     window: ResolvedWindow | None = None
     min_requests: int = 1

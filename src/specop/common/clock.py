@@ -13,7 +13,7 @@ def system_clock() -> datetime:
 
 def format_time(moment: datetime) -> str:
     """RFC 3339 in UTC with whole seconds, as the API server writes times."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def parse_time(text: str) -> datetime:

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -33,6 +34,12 @@ class Built:
     """Of the rows to train on."""
     supervised: Counter[str] = field(default_factory=Counter)
     """Generated tokens in rows to train on, by source."""
+    constrained: int = 0
+    """Rows to train on whose answers a grammar held."""
+    lengths: Counter[int] = field(default_factory=Counter)
+    """Rows to train on by the power of two that their number of tokens does not pass."""
+    supervised_lengths: Counter[int] = field(default_factory=Counter)
+    """The same by generated tokens."""
     truncated: int = 0
     corrected: Counter[tuple[int, Fate, Fate]] = field(default_factory=Counter)
     """Exchanges by source whose fate turned out to be another: source, was, is."""
@@ -64,11 +71,10 @@ class Output:
         """Append what was made of one chunk."""
         rows = made.rows.select(ROWS.names)
         held = made.rows["held"]
-        if pc.any(held).as_py():
-            self._train.write(rows.filter(pc.invert(held)))
-            self._holdout.write(rows.filter(held))
-        else:
-            self._train.write(rows)
+        train = rows.filter(pc.invert(held))
+        self._train.write(train)
+        self._holdout.write(rows.filter(held))
+        self._measure(train)
         for key, request in made.requests:
             self._requests.write(key, place.name, request)
         self._lineage.write(_lineage(place, made.places))
@@ -77,6 +83,21 @@ class Output:
         self.built.supervised[place.name] += made.supervised
         for (was, now), count in made.corrected.items():
             self.built.corrected[place.source, was, now] += count
+
+    def _measure(self, train: pa.RecordBatch) -> None:
+        if not len(train):
+            return
+        built, spans = self.built, train["spans"]
+        sizes = pc.subtract(spans.flatten().field("end"), spans.flatten().field("start")).to_numpy()
+        starts = spans.offsets.to_numpy()[:-1] - spans.offsets[0].as_py()
+        built.constrained += pc.sum(train["constrained"]).as_py()
+        built.lengths.update(_powers(pc.list_value_length(train["input_ids"]).to_numpy()))
+        built.supervised_lengths.update(_powers(np.add.reduceat(sizes, starts)))
+
+
+def _powers(lengths: np.ndarray[Any, Any]) -> dict[int, int]:
+    powers, counts = np.unique(np.ceil(np.log2(np.maximum(lengths, 1))).astype(int), return_counts=True)
+    return dict(zip(powers.tolist(), counts.tolist(), strict=True))
 
 
 def _lineage(place: Place, places: pa.RecordBatch) -> pa.RecordBatch:

@@ -45,10 +45,12 @@ class Chunk:
     lines: list[bytes] = field(default_factory=list)
     fates: list[Fate] = field(default_factory=list)
     """In the second pass only."""
+    copies: list[int] = field(default_factory=list)
+    """In the second pass only: how many times the rows of a line are written."""
 
 
-Verdict = Callable[[int], Fate | None]
-"""What becomes of the line of an ordinal; None: nothing that needs its content."""
+Verdict = Callable[[int], tuple[Fate, int] | None]
+"""Fate and copies of the line of an ordinal; None: nothing that needs its content."""
 
 
 def read_chunks(
@@ -66,10 +68,11 @@ def read_chunks(
             ordinal += 1
             chunk.format = chunk.format or _format(found, line)
             if verdict:
-                fate = verdict(ordinal)
-                if fate is None:
+                found_for = verdict(ordinal)
+                if found_for is None:
                     continue
-                chunk.fates.append(fate)
+                chunk.fates.append(found_for[0])
+                chunk.copies.append(found_for[1])
             chunk.ordinals.append(ordinal)
             chunk.offsets.append(line.offset)
             chunk.lines.append(line.data)

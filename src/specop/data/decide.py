@@ -8,15 +8,17 @@ the same dataset. DuckDB works on disk under a memory limit; what leaves it is o
 """
 
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from specop.api.dataset import Holdout
-from specop.data.formats import Fate
+from specop.common.clock import format_time
+from specop.data.formats import Fate, from_microseconds
 
 _INSERT_ROWS = 16_384
 
@@ -41,6 +43,43 @@ update rows set fate = {Fate.HOLDOUT:d} from (
 """  # noqa: S608 - built from constants
 
 
+_REPEATED = f"""
+update rows set copies = ranked.copies from (
+    select source, conversation, $base + (row_number() over (order by smallest) <= $extra)::utinyint as copies from (
+        select source, conversation, min(key) as smallest from rows where fate = {Fate.TRAIN:d} group by all
+    ) where source = $source
+) as ranked where rows.source = ranked.source and rows.conversation = ranked.conversation and fate = {Fate.TRAIN:d}
+"""  # noqa: S608 - built from constants
+
+
+class Share(NamedTuple):
+    """What a source may give."""
+
+    weight: int = 1
+    most: int | None = None
+    """Conversations."""
+    repeat: int = 1
+    """How many times each conversation may be written."""
+
+
+class Mix(NamedTuple):
+    """What a source gives."""
+
+    conversations: int = 0
+    repeated: int = 0
+    """Exchanges whose rows are written more than once."""
+    oldest: str | None = None
+    newest: str | None = None
+
+
+class Decisions(NamedTuple):
+    """What becomes of each line, by ordinal: one byte each."""
+
+    fates: bytes
+    copies: bytes
+    """How many times the rows of a line are written; empty: once."""
+
+
 class Survey:
     """A table of all lines, on disk; close it with `with`."""
 
@@ -60,9 +99,10 @@ class Survey:
         )
         self._db.execute(
             "create table rows (ordinal bigint, source usmallint, key blob, time bigint,"
-            " conversation blob, content blob, bytes uinteger, fate utinyint)"
+            " conversation blob, content blob, bytes uinteger, fate utinyint, copies utinyint default 1)"
         )
         self._db.execute("create table written (key varchar, hash blob)")
+        self._repeated = False
         self._rows, self._written = _Inserts(self._db, "rows"), _Inserts(self._db, "written")
 
     def __enter__(self) -> Self:
@@ -76,30 +116,48 @@ class Survey:
         """Take in lines: rows of `SURVEYED`."""
         self._rows.add(rows)
 
-    def decide(self, weights: list[int], holdout: Holdout) -> None:
+    def decide(self, sources: list[Share], holdout: Holdout) -> None:
         """Remove duplicates, keep each source to its share, hold the newest conversations out."""
         self._rows.flush()
         self._db.execute(_DUPLICATES)
         available = dict(self._pairs("select source, count(distinct conversation) from rows where fate = 0 group by 1"))
-        for source, kept in shares(available, weights).items():
-            if kept < available[source]:
-                self._db.execute(_OUTWEIGHED, {"source": source, "kept": kept})
+        for source, count in available.items():
+            most = sources[source].most or count
+            if most < count:
+                self._keep(source, most)
+                available[source] = most
+        for source, wanted in shares(available, sources).items():
+            count = available[source]
+            if wanted < count:
+                self._keep(source, wanted)
+            elif wanted > count:
+                base, extra = divmod(wanted, count)
+                self._db.execute(_REPEATED, {"source": source, "base": base, "extra": extra})
+                self._repeated = True
         conversations = self._number("select count(distinct conversation) from rows where fate = 0")
         self._db.execute(_HELD_OUT, {"count": held_out(conversations, holdout)})
 
-    def fates(self) -> bytes:
-        """Return what becomes of each line, by ordinal: one `Fate` a byte."""
-        lines = self._number("select max(ordinal) + 1 from rows")
-        out = np.full(lines, Fate.OUTSIDE, np.uint8)
-        for batch in self._db.sql("select ordinal, fate from rows").to_arrow_reader(1 << 16):
-            out[batch.column(0).to_numpy()] = batch.column(1).to_numpy()
-        return out.tobytes()
+    def decisions(self) -> Decisions:
+        """Return what becomes of each line."""
+        copies = self._by_ordinal("copies", 1) if self._repeated else b""
+        return Decisions(self._by_ordinal("fate", Fate.OUTSIDE), copies)
 
     def counts(self) -> dict[tuple[int, Fate], int]:
         """Lines by source and fate."""
         self._rows.flush()
         found = self._db.execute("select source, fate, count(*) from rows group by all").fetchall()
         return {(source, Fate(fate)): count for source, fate, count in found}
+
+    def mix(self) -> dict[int, Mix]:
+        """Return what each source gives, held out or not."""
+        query = f"""
+            select source, count(distinct conversation), count(*) filter (copies > 1), min(time), max(time)
+            from rows where fate in ({Fate.TRAIN:d}, {Fate.HOLDOUT:d}) group by source
+        """  # noqa: S608 - built from constants
+        return {
+            source: Mix(conversations, repeated, *(when and format_time(from_microseconds(when)) for when in times))
+            for source, conversations, repeated, *times in self._db.execute(query).fetchall()
+        }
 
     def note_written(self, rows: pa.RecordBatch) -> None:
         """Remember rows that the second pass wrote: `key` and `hash`."""
@@ -110,6 +168,17 @@ class Survey:
         self._written.flush()
         for batch in self._db.sql("select hash from written order by key").to_arrow_reader(1 << 16):
             yield from batch.column(0).to_pylist()
+
+    def _keep(self, source: int, count: int) -> None:
+        """Keep so many conversations of a source: those with the smallest keys."""
+        self._db.execute(_OUTWEIGHED, {"source": source, "kept": count})
+
+    def _by_ordinal(self, column: str, otherwise: int) -> bytes:
+        out = np.full(self._number("select max(ordinal) + 1 from rows"), otherwise, np.uint8)
+        query = f"select ordinal, {column} from rows"  # noqa: S608 - a name of ours
+        for batch in self._db.sql(query).to_arrow_reader(1 << 16):
+            out[batch.column(0).to_numpy()] = batch.column(1).to_numpy()
+        return out.tobytes()
 
     def _pairs(self, query: str) -> list[tuple[int, int]]:
         return [(int(first), int(second)) for first, second in self._db.execute(query).fetchall()]
@@ -137,24 +206,23 @@ class _Inserts:
     def flush(self) -> None:
         if self._rows:
             self._db.register("incoming", pa.Table.from_batches(self._waiting))
-            self._db.execute(f"insert into {self._table} select * from incoming")  # noqa: S608 - a name of ours
+            self._db.execute(f"insert into {self._table} by name select * from incoming")  # noqa: S608 - a name of ours
             self._db.unregister("incoming")
             self._waiting, self._rows = [], 0
 
 
-def shares(available: dict[int, int], weights: list[int]) -> dict[int, int]:
+def shares(available: dict[int, int], sources: list[Share]) -> dict[int, int]:
     """How many conversations each source gives: in proportion to the weights, as many as the scarcest allows.
 
-    Sources without conversations do not count; nothing is repeated; every other source gives at least one.
+    Of a source without conversations the weight does not count; every other one gives at least one, and no more than
+    it has, or its repetitions allow. In integers: exact to one conversation.
     """
-    present = {source: count for source, count in available.items() if count}
-    if not present:
+    most = {source: count * sources[source].repeat for source, count in available.items() if count}
+    if not most:
         return {}
-    scarcest = min(present, key=lambda source: present[source] / weights[source])
-    return {
-        source: max(1, min(count, present[scarcest] * weights[source] // weights[scarcest]))
-        for source, count in present.items()
-    }
+    scarcest = min(most, key=lambda source: Fraction(most[source], sources[source].weight))
+    given, weight = most[scarcest], sources[scarcest].weight
+    return {source: max(1, min(count, given * sources[source].weight // weight)) for source, count in most.items()}
 
 
 def held_out(conversations: int, holdout: Holdout) -> int:

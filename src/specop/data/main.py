@@ -10,34 +10,33 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from specop.api import reasons
-from specop.api.dataset import DatasetCounts, DatasetFacts, DatasetProgress
+from specop.api.dataset import DatasetFacts, DatasetProgress
 from specop.api.jobs import DatasetConfig
-from specop.api.shared import TargetFacts
 from specop.common.errors import UserError
 from specop.data import memory
 from specop.data.build import Built, Output, rows_digest
+from specop.data.card import card
 from specop.data.chunks import Chunk, Place, read_chunks
-from specop.data.decide import Survey
-from specop.data.formats import DROPPED, Fate, Json
-from specop.data.sources import SourceObject, list_objects
-from specop.data.work import Note, Setup
+from specop.data.decide import Decisions, Share, Survey
+from specop.data.formats import Fate, Json
+from specop.data.report import Result, Unused
+from specop.data.sources import list_objects
+from specop.data.work import Setup
 from specop.data.workers import Here, Pass, Workers, processes
 from specop.storage.blobs import Manifest, dataset_digest, put_files, write_manifest
 from specop.storage.job import Job, run_job
 from specop.storage.stores import open_store
 from specop.storage.target import download_target, target_facts
 
-_REPORT = "report.json"
+_REPORT, _CARD = "report.json", "card.html"
 _SHARES = {"Reading": 0.3, "Writing": 0.7}
 """Of the time, by stage: the second pass does more to a row."""
 _SMALL = 8 << 20
 """Stored bytes: what is less is done before other processes have started."""
-_LISTED = 1000
 _KEPT = (Fate.TRAIN, Fate.HOLDOUT)
 
 
@@ -68,16 +67,16 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
                 meter.rows(len(found.rows))
         counts = survey.counts()
         _check(config, counts, unused)
-        survey.decide([source.weight for source in config.sources], config.holdout)
+        survey.decide([Share(of.weight, of.max_conversations, of.repeat) for of in config.sources], config.holdout)
         counts = Counter(survey.counts())
-        kept = _Verdicts(survey.fates())
+        kept, mix = _Verdicts(survey.decisions()), survey.mix()
         with meter.stage("Writing"), Output(folder, survey) as output:
             for place, made in _map(workers, "build", read_chunks(objects, meter.add, room.chunk_bytes, kept)):
                 output.write(place, made)
                 meter.rows(len(made.rows))
         rows = rows_digest(survey.hashes())
     built = output.built
-    result = _Made(config, facts, built, _corrected(counts, built), unused, objects)
+    result = Result(config, facts, built, _corrected(counts, built), mix, unused, objects)
     if not built.rows or not built.holdout_rows:
         raise UserError(reasons.NO_USABLE_ROWS, result.why_unusable())
     meter.show("Publishing")
@@ -110,27 +109,14 @@ def _map(workers: Workers, name: Pass, chunks: Iterator[Chunk]) -> Iterator[tupl
 class _Verdicts:
     """What becomes of the lines that are kept, by ordinal."""
 
-    def __init__(self, fates: bytes) -> None:
-        self._fates = fates
+    def __init__(self, decisions: Decisions) -> None:
+        self._fates, self._copies = decisions
 
-    def __call__(self, ordinal: int) -> Fate | None:
+    def __call__(self, ordinal: int) -> tuple[Fate, int] | None:
         fate = self._fates[ordinal] if ordinal < len(self._fates) else Fate.OUTSIDE
-        return Fate(fate) if fate in _KEPT else None
-
-
-@dataclass
-class Unused:
-    """Lines that became no row: counted by reason, the malformed ones listed by place; never what they hold."""
-
-    reasons: dict[str, int] = field(default_factory=dict)
-    places: list[Json] = field(default_factory=list)
-
-    def note(self, place: Place, notes: list[Note]) -> None:
-        """Count lines of one object, and list those that were malformed while the list is not long."""
-        for offset, fate, reason in notes:
-            self.reasons[reason] = self.reasons.get(reason, 0) + 1
-            if fate is Fate.SET_ASIDE and len(self.places) < _LISTED:
-                self.places.append({"object": place.uri, "offset": offset, "reason": reason})
+        if fate not in _KEPT:
+            return None
+        return Fate(fate), self._copies[ordinal] if self._copies else 1
 
 
 def _check(config: DatasetConfig, counts: dict[tuple[int, Fate], int], unused: Unused) -> None:
@@ -165,77 +151,15 @@ def _corrected(counts: Counter[tuple[int, Fate]], built: Built) -> Counter[tuple
     return after
 
 
-@dataclass(frozen=True)
-class _Made:
-    """Everything that is known of a dataset before it is published."""
-
-    config: DatasetConfig
-    target: TargetFacts
-    built: Built
-    fates: Counter[tuple[int, Fate]]
-    unused: Unused
-    objects: list[SourceObject]
-
-    def by_fate(self) -> Counter[Fate]:
-        """Exchanges of all sources by what became of them."""
-        found: Counter[Fate] = Counter()
-        for (_, fate), count in self.fates.items():
-            found[fate] += count
-        return found
-
-    def counts(self) -> DatasetCounts:
-        """Return what status shows of them: read = kept + dropped + setAside."""
-        fates = self.by_fate()
-        return DatasetCounts(
-            read=fates.total(),
-            kept=fates[Fate.TRAIN] + fates[Fate.HOLDOUT],
-            dropped=sum(fates[fate] for fate in DROPPED),
-            set_aside=fates[Fate.SET_ASIDE],
-            duplicates=fates[Fate.DUPLICATE],
-            failed_responses=fates[Fate.FAILED],
-            unsupervised=fates[Fate.UNSUPERVISED],
-            outweighed=fates[Fate.OUTWEIGHED],
-            truncated_rows=self.built.truncated,
-        )
-
-    def why_unusable(self) -> str:
-        """Say where the rows went."""
-        fates = self.by_fate()
-        return (
-            f"Of {fates.total()} conversations {fates[Fate.TRAIN]} are left to train on and {fates[Fate.HOLDOUT]} to "
-            f"hold out ({fates[Fate.DUPLICATE]} duplicates, {fates[Fate.FAILED]} failed, {fates[Fate.UNSUPERVISED]} "
-            f"without a generated token, {fates[Fate.UNSUPPORTED]} not of text alone, {fates[Fate.REFUSED]} refused by "
-            f"the chat template, {fates[Fate.SET_ASIDE]} malformed); at least one of each is needed. Look at the "
-            "sources."
-        )
-
-    def report(self) -> Json:
-        """`report.json`: what is in the dataset and what is not, by source, without content."""
-        names = [source.name for source in self.config.sources]
-        return {
-            "counts": self.counts().to_json(),
-            "sources": [
-                {
-                    "name": name,
-                    "objects": sum(item.source == index for item in self.objects),
-                    "bytes": sum(item.info.size for item in self.objects if item.source == index),
-                    "lines": {fate.name.lower(): count for fate in Fate if (count := self.fates[index, fate])},
-                    "supervisedTokens": self.built.supervised[name],
-                }
-                for index, name in enumerate(names)
-            ],
-            "unused": self.unused.reasons,
-            "setAside": self.unused.places,
-        }
-
-
-def _publish(made: _Made, rows: str, folder: Path) -> DatasetFacts:
+def _publish(made: Result, rows: str, folder: Path) -> DatasetFacts:
     """Store the files, then the manifest."""
     config, built = made.config, made.built
-    (folder / _REPORT).write_text(json.dumps(made.report(), indent=1) + "\n")
-    store = open_store(config.output, config.store)
-    spec = {"maxLength": config.transform.max_length}
     text = {"tokenizer": made.target.tokenizer_hash, "template": made.target.chat_template_hash}
+    digest = dataset_digest(rows, made.recipe(), text)
+    report = made.report()
+    (folder / _REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    (folder / _CARD).write_text(card(report, digest, config.target))
+    store = open_store(config.output, config.store)
     facts: Json = {
         "rows": built.rows,
         "holdoutRows": built.holdout_rows,
@@ -245,9 +169,9 @@ def _publish(made: _Made, rows: str, folder: Path) -> DatasetFacts:
     }
     manifest = Manifest(
         format="specop.dataset/1",
-        digest=dataset_digest(rows, spec, text),
-        files=put_files(store, config.output, [*built.paths, folder / _REPORT]),
-        contract={"target": made.target.to_json(), **spec},
+        digest=digest,
+        files=put_files(store, config.output, [*built.paths, folder / _REPORT, folder / _CARD]),
+        contract={"target": made.target.to_json(), "maxLength": config.transform.max_length},
         info={**facts, "uid": config.uid, "name": config.name, "namespace": config.namespace},
     )
     uri = write_manifest(store, config.output, manifest)

@@ -1,4 +1,4 @@
-"""Lines of an object, streamed, with their offsets: plain, gzip or zstd, told apart by their first bytes.
+"""Lines of an object, streamed, with their offsets: plain, gzip, zstd or Parquet, told apart by their first bytes.
 
 An own reader, because generic ones stop a whole file at its first bad line and give no positions. It knows nothing of
 JSON. Caps: a line may not pass `MAX_LINE` bytes and a compressed object not expand without measure, so that one odd
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from specop.api import reasons
 from specop.common.errors import Conflict, UserError
+from specop.data.columnar import MAGIC, read_rows
 from specop.storage.base import CHUNK, ObjectInfo, Store
 
 MAX_LINE = 64 << 20
@@ -27,7 +28,7 @@ class Line(NamedTuple):
     """One line without its end."""
 
     offset: int
-    """Of its first byte in the uncompressed object."""
+    """Of its first byte in the uncompressed object; of Parquet, the number of the row."""
     data: bytes
 
 
@@ -39,7 +40,11 @@ def read_lines(store: Store, info: ObjectInfo, passed: Callable[[int], None]) ->
     raw = _Chunks(store.stream(info.uri, info.etag), passed)
     offset = 0
     try:
-        lines = _uncompressed(io.BufferedReader(raw, CHUNK))
+        file: io.BufferedReader = io.BufferedReader(raw, CHUNK)
+        if file.peek(len(MAGIC)).startswith(MAGIC):
+            yield from (Line(number, row) for number, row in read_rows(store, info, passed))
+            return
+        lines = _uncompressed(file)
         while data := lines.readline(MAX_LINE + 1):
             if len(data) > MAX_LINE:
                 raise UserError(

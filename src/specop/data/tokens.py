@@ -3,12 +3,11 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jinja2
-from tokenizers import Tokenizer, processors
+from tokenizers import Encoding, Tokenizer, processors
 
 from specop.api import reasons
 from specop.common.errors import UserError
@@ -16,13 +15,6 @@ from specop.data.formats import Json
 from specop.data.template import ChatTemplate
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-
-
-class Encoded(NamedTuple):
-    """Ids of a text, and where each token begins and ends in it, in characters."""
-
-    ids: list[int]
-    offsets: list[tuple[int, int]]
 
 
 class TargetText:
@@ -50,10 +42,10 @@ class TargetText:
         self.end_of_turn = _one_of(self._end_tokens(folder, special))
         """Matches a token that ends a generation, in group 1, and the whitespace before it."""
 
-    def encode(self, texts: list[str]) -> Iterator[Encoded]:
-        """Tokenise, without adding anything, in order."""
-        for found in self._tokenizer.encode_batch(texts, add_special_tokens=False):
-            yield Encoded(found.ids, found.offsets)
+    def encode(self, texts: list[str]) -> list[Encoding]:
+        """Tokenise, without adding anything, in order; places are characters of the text."""
+        found: list[Encoding] = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return found
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, without special tokens."""

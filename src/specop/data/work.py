@@ -157,6 +157,7 @@ class _Making:
         """Add the rows of one exchange; one that has none has its fate corrected."""
         fate, made = self._chunk.fates[index], self._made
         held = fate is Fate.HOLDOUT
+        copies = 1 if held else self._chunk.copies[index]
         time = format_time(exchange.time) if exchange.time else ""
         constraint = exchange.constrained, grammar(exchange.request), exchange.temperature
         some = False
@@ -165,17 +166,17 @@ class _Making:
             if not tokens.supervised:
                 continue
             some = True
-            made.truncated += len(whole.input_ids) > self._max_length
-            made.supervised += 0 if held else tokens.supervised
-            name = key.hex() + (f"{turn:08x}" if turn else "")
-            ids = array("i", tokens.input_ids)
-            self._ids.extend(ids)
-            self._ends.append(len(self._ids))
-            self._spans.extend(edge for span in tokens.spans for edge in span)
-            self._span_ends.append(len(self._spans) // 2)
-            self._others.append(
-                (name, self._chunk.place.name, time, *constraint, _hash(ids, tokens, constraint, held), held)
-            )
+            made.truncated += copies * (len(whole.input_ids) > self._max_length)
+            made.supervised += 0 if held else copies * tokens.supervised
+            ids, edges = array("i", tokens.input_ids), array("i", [edge for span in tokens.spans for edge in span])
+            taught = _hash(ids, tokens, constraint, held)
+            for copy in range(copies):
+                self._ids.extend(ids)
+                self._ends.append(len(self._ids))
+                self._spans.extend(edges)
+                self._span_ends.append(len(self._spans) // 2)
+                name = _row_key(key, turn, copy)
+                self._others.append((name, self._chunk.place.name, time, *constraint, taught, held))
         if some:
             self._places.append((key.hex(), self._chunk.offsets[index], time, held))
             if held:
@@ -207,6 +208,13 @@ def _key(names: "hashlib._Hash", line: bytes) -> bytes:
     hasher = names.copy()
     hasher.update(line)
     return hasher.digest()
+
+
+def _row_key(key: bytes, turn: int, copy: int) -> str:
+    """Key of an exchange, and behind it which of its rows this is, where it has several."""
+    if copy:
+        return f"{key.hex()}{turn:08x}{copy:08x}"
+    return f"{key.hex()}{turn:08x}" if turn else key.hex()
 
 
 def _hash(ids: "array[int]", tokens: Tokens, constraint: tuple[bool, str | None, float], held: bool) -> bytes:

@@ -67,6 +67,8 @@ def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
             SourceConfig(
                 name=source.name,
                 weight=source.weight,
+                max_conversations=source.max_conversations,
+                repeat=source.repeat,
                 objects=source.objects,
                 window=windows.get(source.name),
                 min_requests=log.min_requests if log else 1,
