@@ -370,7 +370,7 @@ def _error(world: World, *sources: Json, **more: Any) -> UserError:
         pytest.param([chat("a", "b")] * 3, reasons.NO_USABLE_ROWS, "2 duplicates", id="one conversation, thrice"),
         pytest.param([chat("a"), chat("b")], reasons.NO_USABLE_ROWS, "2 without a generated token", id="no answers"),
         pytest.param([capture(1, finish="abort")] * 2, reasons.NO_USABLE_ROWS, "2 failed", id="failed requests"),
-        pytest.param([{"prompt": "a"}], reasons.SOURCE_FORMAT_UNKNOWN, "neither `messages`", id="another format"),
+        pytest.param([{"prompt": "a"}], reasons.SOURCE_FORMAT_UNKNOWN, "OpenAIChat: messages; ", id="another format"),
         pytest.param([chat("a", "b"), b"?"], reasons.TOO_MANY_BAD_LINES, "1 of 2 lines", id="malformed"),
         pytest.param([b"?"], reasons.TOO_MANY_BAD_LINES, "not JSON", id="all malformed"),
     ],

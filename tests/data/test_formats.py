@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specop.api.dataset import RowFormat
+from specop.data.detect import detect
 from specop.data.formats import (
     DROPPED,
     Exchange,
     Fate,
-    Format,
     Unusable,
-    detect,
     from_microseconds,
     parse,
     read_capture,
@@ -40,7 +40,7 @@ def changed(row: Json, path: str, value: Any) -> Json:
     for key in parents:
         place = place[int(key)] if isinstance(place, list) else place[key]
     if value is ...:
-        del place[last]
+        del place[int(last) if isinstance(place, list) else last]
     else:
         place[int(last) if isinstance(place, list) else last] = value
     return copy
@@ -65,6 +65,8 @@ def test_a_capture_is_its_request_and_its_answer() -> None:
         time=NINE,
         prompt_token_ids=(1, 2),
         token_ids=(7, 8),
+        model="agent",
+        latency=1.5,
     )
     assert read_capture(row).token_ids == ()  # one without the other is nothing
 
@@ -85,9 +87,9 @@ async def test_what_the_middleware_writes_is_a_capture(tmp_path: Path) -> None:
     [
         (chat("a", "b"), "OpenAIChat"),
         (capture(0), "Capture"),
-        ({"request": {}, "response": {}, "messages": []}, "Capture"),
+        ({"request": {}, "response": {}, "messages": []}, "RequestResponse"),
         ({"request": {}}, None),
-        ({"prompt": "a", "completion": "b"}, None),
+        ({"prompt": "a"}, None),
         ({}, None),
     ],
     ids=["chat", "capture", "both", "no response", "another format", "empty"],
@@ -256,7 +258,7 @@ VALUES = st.recursive(
 PATHS = st.sampled_from(sorted({path for path, *_ in BAD_CAPTURES}))
 
 
-def outcome(format_: Format, line: bytes) -> Fate:
+def outcome(format_: RowFormat, line: bytes) -> Fate:
     """What becomes of a line; anything but a fate is an error."""
     try:
         exchange = read(line, format_)
@@ -270,7 +272,7 @@ def outcome(format_: Format, line: bytes) -> Fate:
 @given(PATHS, VALUES)
 def test_any_value_anywhere_gives_columns_or_a_reason(path: str, value: Any) -> None:
     row = changed(capture(0, "Hi", "Hello"), path, value)
-    lines: list[tuple[Format, Any]] = [("Capture", row), ("OpenAIChat", row.get("request")), ("OpenAIChat", row)]
+    lines: list[tuple[RowFormat, Any]] = [("Capture", row), ("OpenAIChat", row.get("request")), ("OpenAIChat", row)]
     for format_, line in lines:
         assert outcome(format_, json.dumps(line).encode()) in {Fate.TRAIN, *DROPPED, Fate.SET_ASIDE}
 

@@ -22,13 +22,28 @@ from specop.api.base import (
 from specop.api.markers import Cel, Immutable, ListMap, ServerDefault, Worded
 from specop.api.shared import NamedUid, NoOutput, PodTemplate, Storage, TargetFacts, TargetSpec
 
+RowFormat = Literal[
+    "OpenAIChat",
+    "Capture",
+    "RequestResponse",
+    "OpenAIBatch",
+    "ShareGPT",
+    "PromptCompletion",
+    "Text",
+    "Tokens",
+    "LiteLLM",
+    "Langfuse",
+    "SageMakerCapture",
+    "BedrockInvocation",
+]
+
 
 class ObjectsSource(Model):
     """Files in object storage, read in place."""
 
     uri: UriPattern = Field(description="A file, or a pattern with `*` in the key: s3://bucket/folder/*.jsonl")
-    format: Literal["Auto", "OpenAIChat", "Capture"] = Field(
-        default="Auto", description="Format of the rows; Auto looks at each file's first row."
+    format: Literal["Auto", RowFormat] = Field(
+        default="Auto", description="Format of the rows; Auto looks at each file's first row that is JSON."
     )
 
 

@@ -36,7 +36,7 @@ KEY_ENV = "SPECOP_PRIVACY_KEY"
 class EntityRule(Model):
     """What becomes of one kind of entity."""
 
-    type: DefaultEntity | OptInEntity = Field(
+    type: Literal[DefaultEntity, OptInEntity] = Field(
         description="Which. Looked for without being named: Email, CreditCard, Iban, Phone, IpAddress, CryptoWallet, "
         "UsSsn, Secret. The others only if they stand here."
     )

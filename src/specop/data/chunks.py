@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from specop.api import reasons
+from specop.api.dataset import RowFormat
 from specop.common.errors import UserError
 from specop.data import formats
-from specop.data.formats import Fate, Format, Unusable
+from specop.data.detect import SOUGHT, detect
+from specop.data.formats import Fate, Unusable
 from specop.data.reader import Line, read_lines
 from specop.data.sources import SourceObject, Window
 
@@ -36,7 +38,7 @@ class Chunk:
     """Some lines of one object; lists run along each other."""
 
     place: Place
-    format: Format | None
+    format: RowFormat | None
     """None only where no line so far was JSON."""
     ordinals: list[int] = field(default_factory=list)
     """0, 1, 2 … over all lines of all sources, in the order of reading."""
@@ -84,17 +86,17 @@ def read_chunks(
             yield chunk
 
 
-def _format(found: SourceObject, line: Line) -> Format | None:
+def _format(found: SourceObject, line: Line) -> RowFormat | None:
     """Name the format by the first line that is JSON."""
     try:
         row = formats.parse(line.data)
     except Unusable:
         return None
-    detected = formats.detect(row)
+    detected = detect(row)
     if detected is None:
         raise UserError(
             reasons.SOURCE_FORMAT_UNKNOWN,
-            f"{found.info.uri}: the row at byte {line.offset} has neither `messages` (OpenAI chat) nor "
-            "`request` and `response` (capture). Convert the file, or take it out of the pattern.",
+            f"{found.info.uri}: the row at byte {line.offset} has no known format's keys. Looked for: {SOUGHT}. "
+            "Convert the file, state its format, or take it out of the pattern.",
         )
     return detected

@@ -1,18 +1,20 @@
-"""What lines may look like, and the one shape that all of them become: a request and the answer it got.
+"""The one shape that all lines become, a request and the answer it got, and the two formats nearest to it.
 
-Two formats, told apart by a file's first row: OpenAI chat (`{"messages": […]}`, a whole conversation whose assistant
-turns were all produced by the target) and what specop captures (`docs/contracts.md`: one request with its response; the
-assistant turns in the request were captured with requests of their own, so only the response is learned from).
+OpenAI chat is `{"messages": […]}`, a whole conversation whose assistant turns were all produced by the target; what
+specop captures (`docs/contracts.md`) is one request with its response: the assistant turns in the request were captured
+with requests of their own, so only the response is learned from. The other formats, and how all are told apart, are in
+`corpora`, `gateways` and `detect`.
 """
 
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from typing import Any, Literal
+from typing import Any
 
 Json = dict[str, Any]
-Format = Literal["OpenAIChat", "Capture"]
+Span = tuple[int, int]
+"""Half-open."""
 CHAT_ROUTE = "/v1/chat/completions"
 _ENDED = ("stop", "tool_calls", "function_call")
 _CUT = "length"
@@ -26,6 +28,8 @@ _OPTION_TYPES = (
     ("temperature", int | float),
 )
 _MAX_TEMPERATURE = 100.0
+_MAX_SECONDS = 1e6
+_LAST_SECOND = 1 << 34
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -43,14 +47,27 @@ class Fate(IntEnum):
     UNSUPPORTED = 6
     """A route, a part of content or an option that no row of tokens can be made of."""
     REFUSED = 7
-    """The chat template raised an error."""
+    """The chat template raised an error, or there are tokens that the target does not have."""
     SET_ASIDE = 8
     """Malformed."""
+    PRIVATE = 9
+    """Personal data or a secret is in it, and the policy is to drop it."""
+    NO_CONSENT = 10
+    """Marked as not for training, or logged without its content."""
     OUTSIDE = 255
     """Outside the window of a source: not read."""
 
 
-DROPPED = (Fate.DUPLICATE, Fate.OUTWEIGHED, Fate.FAILED, Fate.UNSUPERVISED, Fate.UNSUPPORTED, Fate.REFUSED)
+DROPPED = (
+    Fate.DUPLICATE,
+    Fate.OUTWEIGHED,
+    Fate.FAILED,
+    Fate.UNSUPERVISED,
+    Fate.UNSUPPORTED,
+    Fate.REFUSED,
+    Fate.PRIVATE,
+    Fate.NO_CONSENT,
+)
 
 
 class Unusable(Exception):
@@ -82,6 +99,18 @@ class Exchange:
     """Whether its text is not what was sent and answered, because personal data was taken out."""
     replaced: tuple[str, ...] = ()
     """What stands in assistants' words in the place of personal data: never generated, never learned from."""
+    text: str = ""
+    """Plain text instead of a conversation: no template, and all of it is learned from."""
+    spans: tuple[Span, ...] = ()
+    """Generated ones among `token_ids`, which then are the whole row; without them, all of `token_ids` are."""
+    model: str = ""
+    """Name of the model that answered, where the log says so."""
+    tenant: str = ""
+    """Whose request it was, where the log says so."""
+    route: str = CHAT_ROUTE
+    status: int = 200
+    latency: float | None = None
+    """Seconds."""
 
     @property
     def constrained(self) -> bool:
@@ -111,23 +140,19 @@ def parse(data: bytes) -> Json:
     return value
 
 
-def detect(row: Json) -> Format | None:
-    """Name the format of a file by one of its rows."""
-    if "request" in row and "response" in row:
-        return "Capture"
-    return "OpenAIChat" if "messages" in row else None
-
-
 def read_chat(row: Json) -> Exchange:
     """Read a conversation: everything up to the last assistant turn. Raises Unusable."""
+    return conversation(row, time=_chat_time(row))
+
+
+def conversation(row: Json, **facts: Any) -> Exchange:
+    """Make an exchange of `messages` and options beside them, up to the last assistant turn. Raises Unusable."""
     messages = _messages(row)
     last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=None)
     if last is None:
         raise Unusable(Fate.UNSUPERVISED, "no assistant turn")
     options = {key: value for key, value in row.items() if key not in ("messages", "time", "created", "id")}
-    return _checked(
-        Exchange({**options, "messages": messages[:last]}, messages[last], time=_chat_time(row), history=True)
-    )
+    return _checked(Exchange({**options, "messages": messages[:last]}, messages[last], history=True, **facts))
 
 
 def read_capture(row: Json) -> Exchange:
@@ -138,7 +163,15 @@ def read_capture(row: Json) -> Exchange:
     time = capture_time(row)
     if row.get("route", CHAT_ROUTE) != CHAT_ROUTE:
         raise Unusable(Fate.UNSUPPORTED, "not a chat completion")
-    if "error" in response or not isinstance(status := row.get("status", 200), int) or status >= _HTTP_ERROR:
+    if not isinstance(status := row.get("status", 200), int) or status >= _HTTP_ERROR:
+        raise Unusable(Fate.FAILED, "the request failed")
+    facts = {"model": text(row.get("model")), "tenant": text(row.get("tenant")), "latency": seconds(row.get("latency"))}
+    return completed(request, response, time=time, status=status, **facts)
+
+
+def completed(request: Json, response: Json, **facts: Any) -> Exchange:
+    """Make an exchange of the body of a chat completion and of its answer. Raises Unusable."""
+    if response.get("error"):
         raise Unusable(Fate.FAILED, "the request failed")
     choices = response.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
@@ -146,18 +179,31 @@ def read_capture(row: Json) -> Exchange:
     choice = choices[0]
     if choice.get("finish_reason") not in (*_ENDED, _CUT):
         raise Unusable(Fate.FAILED, "the answer was aborted")
-    answer = _message(choice.get("message"))
-    prompt_ids, ids = _ids(response.get("prompt_token_ids")), _ids(choice.get("token_ids"))
-    return _checked(
-        Exchange(
-            {**request, "messages": _messages(request)},
-            {**answer, "role": "assistant"},
-            time=time,
-            ended=choice["finish_reason"] != _CUT,
-            prompt_token_ids=prompt_ids if ids else (),
-            token_ids=ids if prompt_ids else (),
-        )
+    prompt_ids, ids = token_ids(response.get("prompt_token_ids")), token_ids(choice.get("token_ids"))
+    return answered(
+        request,
+        choice.get("message"),
+        ended=choice["finish_reason"] != _CUT,
+        prompt_token_ids=prompt_ids if ids else (),
+        token_ids=ids if prompt_ids else (),
+        **facts,
     )
+
+
+def answered(request: Json, message: Any, **facts: Any) -> Exchange:
+    """Make an exchange of the body of a chat completion and of the assistant's message. Raises Unusable."""
+    answer = {**_message(message), "role": "assistant"}
+    return _checked(Exchange({**request, "messages": _messages(request)}, answer, **facts))
+
+
+def text(value: Any) -> str:
+    """Return a string of a log, or nothing where it is none."""
+    return value if isinstance(value, str) else ""
+
+
+def seconds(value: Any) -> float | None:
+    """Return a duration of a log, or None where it is none."""
+    return float(value) if type(value) in (int, float) and 0 <= value < _MAX_SECONDS else None
 
 
 def capture_time(row: Json) -> datetime:
@@ -244,16 +290,25 @@ def _is_call(call: Any) -> bool:
     return isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
-def _ids(value: Any) -> tuple[int, ...]:
+def token_ids(value: Any) -> tuple[int, ...]:
+    """Return ids of tokens, or nothing where these are none."""
     if isinstance(value, list) and all(type(token) is int and 0 <= token < 1 << 31 for token in value):
         return tuple(value)
     return ()
 
 
 def _chat_time(row: Json) -> datetime | None:
-    if "time" in row:
-        return capture_time(row)
-    created = row.get("created")
-    if isinstance(created, int | float) and 0 <= created < 1 << 34:
-        return datetime.fromtimestamp(created, UTC)
+    return capture_time(row) if "time" in row else moment(row.get("created"))
+
+
+def moment(value: Any) -> datetime | None:
+    """Return a time of a log (ISO 8601 with zone, seconds since 1970) in UTC, or None where it is none."""
+    if isinstance(value, str):
+        try:
+            time = datetime.fromisoformat(value)
+            return time.astimezone(UTC) if time.tzinfo else None
+        except (ValueError, OverflowError):
+            return None
+    if type(value) in (int, float) and 0 <= value < _LAST_SECOND:
+        return datetime.fromtimestamp(value, UTC)
     return None

@@ -10,9 +10,11 @@ import re
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
+from specop.api.dataset import RowFormat
 from specop.common.hashing import canonical_json
 from specop.data import formats
-from specop.data.formats import Exchange, Fate, Format, Json, Unusable
+from specop.data.detect import read_row
+from specop.data.formats import Exchange, Fate, Json, Unusable
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -32,21 +34,22 @@ class Identity(NamedTuple):
     """Hash of prompt, tools and answer, however their contents are written."""
 
 
-def read(data: bytes, format_: Format, window: Moments | None = None) -> Exchange | None:
+def read(data: bytes, format_: RowFormat, window: Moments | None = None) -> Exchange | None:
     """Read one line; None outside the window. Raises Unusable."""
     row = formats.parse(data)
     if _SURROGATE.search(data):
         _check_unicode(row)
-    if format_ == "OpenAIChat":
-        return formats.read_chat(row)
     if window is not None and formats.capture_time(row) not in window:
         return None
-    return formats.read_capture(row)
+    return read_row(row, format_)
 
 
 def identify(exchange: Exchange) -> Identity:
     """Hash what makes an exchange the same as another. Raises Unusable."""
     try:
+        if not exchange.request["messages"]:  # a text, or tokens
+            content = _hash([exchange.text, exchange.token_ids, exchange.spans])
+            return Identity(content, content)
         return Identity(_hash(_opening(exchange.request)), _hash(_content(exchange)))
     except RecursionError:
         raise Unusable(Fate.SET_ASIDE, "nested too deeply") from None

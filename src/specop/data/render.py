@@ -57,7 +57,7 @@ def rows_of(batch: Iterable[Exchange], target: TargetText) -> list[list[Tokens]]
     found: list[list[Turns] | Tokens] = []
     for exchange in batch:
         try:
-            found.append(logged(exchange, target) or turns(exchange, target.template, target.end_of_turn))
+            found.append(_as_it_is(exchange, target) or logged(exchange, target) or _turns(exchange, target))
         except (TemplateRefused, RecursionError):
             found.append([])
     encoded = iter(target.encode([turn.text for item in found if isinstance(item, list) for turn in item]))
@@ -65,6 +65,17 @@ def rows_of(batch: Iterable[Exchange], target: TargetText) -> list[list[Tokens]]
         [item] if isinstance(item, Tokens) else [to_tokens(next(encoded), len(turn.text), turn.spans) for turn in item]
         for item in found
     ]
+
+
+def _turns(exchange: Exchange, target: TargetText) -> list[Turns]:
+    return turns(exchange, target.template, target.end_of_turn)
+
+
+def _as_it_is(exchange: Exchange, target: TargetText) -> Tokens | list[Turns] | None:
+    """Return what is no conversation: tokens of the target's own, or a text of which all but the first is learned."""
+    if exchange.spans:
+        return Tokens(exchange.token_ids, exchange.spans) if max(exchange.token_ids) < target.vocab_size else []
+    return [Turns(exchange.text, ((1, len(exchange.text)),))] if exchange.text else None
 
 
 def logged(exchange: Exchange, target: TargetText) -> Tokens | None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from specop.api import reasons
+from specop.api.dataset import RowFormat
 from specop.api.jobs import DatasetConfig, SourceConfig
 from specop.common.clock import parse_time
 from specop.common.errors import UserError
-from specop.data.formats import Format
 from specop.storage.base import ObjectInfo, Store
 from specop.storage.stores import open_store
 from specop.storage.uri import expand, join
@@ -38,7 +38,7 @@ class SourceObject:
     """Of the source."""
     store: Store
     info: ObjectInfo
-    format: Format | None = None
+    format: RowFormat | None = None
     """None: by its first row."""
     window: Window | None = None
 
@@ -64,7 +64,7 @@ def list_objects(config: DatasetConfig) -> list[SourceObject]:
 def _of_source(config: DatasetConfig, index: int, source: SourceConfig) -> Iterator[SourceObject]:
     if source.objects:
         store = open_store(source.objects.uri, source.store or config.store)
-        stated: Format | None = None if source.objects.format == "Auto" else source.objects.format
+        stated: RowFormat | None = None if source.objects.format == "Auto" else source.objects.format
         for info in expand(store, source.objects.uri):
             yield SourceObject(index, source.name, store, info, stated)
     elif source.window:

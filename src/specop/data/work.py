@@ -179,7 +179,7 @@ class _Making:
                 self._others.append((name, self._chunk.place.name, time, *constraint, taught, held))
         if some:
             self._places.append((key.hex(), self._chunk.offsets[index], time, held))
-            if held:
+            if held and exchange.request["messages"]:  # a text or tokens are no request
                 made.requests.append((key.hex(), json.dumps(exchange.request, ensure_ascii=False)))
         else:
             made.corrected[fate, Fate.UNSUPERVISED if rows else Fate.REFUSED] += 1
