@@ -67,9 +67,11 @@ def pack() -> Pack:
         served_A=torch.randint(DRAFT, (a0,)),
         end_A=torch.cat(ends),
         constrained_A=torch.zeros(a0, dtype=torch.bool),
+        temperature_A=torch.ones(a0),
         last_AH=torch.randn(a0, HIDDEN),
         lse_A=torch.randn(a0),
         argmax_A=torch.randint(VOCAB, (a0,)),
+        peak_A=torch.randn(a0),
     )
 
 
