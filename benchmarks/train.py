@@ -66,7 +66,7 @@ class Bench:
         if not folder.exists():
             steps = WARM + self._optimiser_steps
             count = math.ceil(2 * steps * PACK_TOKENS / workload.MEDIAN_TOKENS)
-            rows = workload.draw_rows(count, fraction, MAX_LENGTH, SMOLLM2.vocab_size, seed=1)
+            rows = workload.draw_rows(count, fraction, MAX_LENGTH, SMOLLM2.vocab_size)
             workload.write(folder, Workload(SMOLLM2, STEPS, PACK_TOKENS, dtype, steps, rows, seed=1))
         return folder
 

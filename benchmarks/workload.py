@@ -47,6 +47,21 @@ SMOLLM2 = DrafterConfig(
     aux_layers=(2, 15, 27),
 )
 """The demo's drafter."""
+LLAMA_8B = DrafterConfig(
+    architecture="Eagle31",
+    hidden_size=4096,
+    intermediate_size=14_336,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    rms_norm_eps=1e-5,
+    rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+    max_positions=8192,
+    vocab_size=128_256,
+    draft_vocab_size=32_000,
+    aux_layers=(2, 16, 29),
+)
+"""Of Llama-3.1-8B."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +108,14 @@ class Workload:
         return sum(row.labels(1)[0] for row in self.rows) / sum(row.length for row in self.rows)
 
 
-def draw_rows(count: int, fraction: float, max_length: int, vocab_size: int, seed: int) -> list[Row]:
+def draw_rows(
+    count: int, fraction: float, max_length: int, vocab_size: int, *, median: int = MEDIAN_TOKENS, seed: int = 1
+) -> list[Row]:
     """Draw rows of which about `fraction` of the tokens were generated, in turns that end where the row ends."""
     chance = random.Random(seed)
     found = []
     for number in range(count):
-        drawn = round(chance.lognormvariate(math.log(MEDIAN_TOKENS), SPREAD))
+        drawn = round(chance.lognormvariate(math.log(median), SPREAD))
         turn = min(max(drawn, LEAST_TOKENS), max_length) // TURNS
         length, said = turn * TURNS, max(3, round(fraction * turn))
         ends = range(turn, length + 1, turn)
@@ -111,21 +128,23 @@ def draw_rows(count: int, fraction: float, max_length: int, vocab_size: int, see
 class Tensors:
     """The random tensors of a workload, the same in every process."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, device: str = "cpu") -> None:
         c = workload.drafter
-        generator = torch.Generator().manual_seed(workload.seed)
-        self._workload = workload
-        self.embedding_VH = torch.randn(c.vocab_size, c.hidden_size, generator=generator).bfloat16()
-        self.head_DH = torch.randn(c.draft_vocab_size, c.hidden_size, generator=generator) * c.hidden_size**-0.5
-        chosen = torch.randperm(c.vocab_size, generator=generator)[: c.draft_vocab_size]
-        self.vocabulary_D = chosen.sort().values
+        self._workload, self._device = workload, device
+        self.embedding_VH = self._random(0, c.vocab_size, c.hidden_size).bfloat16()
+        self.head_DH = self._random(1, c.draft_vocab_size, c.hidden_size) * c.hidden_size**-0.5
+        self.vocabulary_D = self._random(2, c.vocab_size).argsort()[: c.draft_vocab_size].sort().values
+
+    def _random(self, what: int, *shape: int) -> Tensor:
+        generator = torch.Generator(self._device).manual_seed(self._workload.seed + what)
+        return torch.randn(shape, generator=generator, device=self._device)
 
     def states(self, row: int) -> Tensor:
         """Draw a row's captured states and, last, the final one before its norm; one token more: (n + 1, C + 1, H)."""
         c = self._workload.drafter
-        generator = torch.Generator().manual_seed(1 + row)
-        shape = (self._workload.rows[row].length + 1, len(c.aux_layers) + 1, c.hidden_size)
-        return torch.randn(shape, generator=generator).bfloat16()
+        return self._random(
+            3 + row, self._workload.rows[row].length + 1, len(c.aux_layers) + 1, c.hidden_size
+        ).bfloat16()
 
     def drafter(self) -> Eagle3:
         """Return a new drafter, with the weights from which both trainers start."""
@@ -157,8 +176,9 @@ class Drawn:
         label_a = torch.cat([torch.arange(start + 1, end + 1) for start, end in row.anchors])
         last_aH = normed(states_nCH[label_a, -1].float(), self.config).bfloat16()
         logits_aD = last_aH.float() @ self._tensors.head_DH.T
-        argmax_a = self._tensors.vocabulary_D[logits_aD.argmax(-1)].int()
-        return RowStates(states_nCH[: row.length, :-1], last_aH, logits_aD.logsumexp(-1), argmax_a)
+        lse_a, best = logits_aD.logsumexp(-1), logits_aD.max(-1)
+        scalars = (lse_a, self._tensors.vocabulary_D[best.indices].int(), best.values - lse_a)
+        return RowStates(*(x.cpu() for x in (states_nCH[: row.length, :-1], last_aH, *scalars)))
 
 
 def normed(last_aH: Tensor, config: DrafterConfig) -> Tensor:

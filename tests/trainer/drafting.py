@@ -17,10 +17,10 @@ def draft(
     fed = torch.tensor(ids[1 : anchor + 2])
     x_NX, residual_NH = layer.inputs(model.embedding_VH[fed], model.fuse(aux_nCH[: anchor + 1]))
     position_N = torch.arange(anchor + 1)
-    keys, values = layer.keys_values(x_NX, position_N)
+    keys, values = layer.keys_values(x_NX, layer.angles(position_N))
     x_X, residual_H, position = x_NX[-1:], residual_NH[-1:], position_N[-1:]
     for _ in range(steps):
-        q_Hd = layer.rotate(x_X, layer.self_attn.q_proj, position)[0]
+        q_Hd = layer.rotate(x_X, layer.self_attn.q_proj, layer.angles(position))[0]
         group = q_Hd.shape[0] // keys.shape[1]
         k, v = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
         weights_HT = (torch.einsum("hd,thd->ht", q_Hd, k) * q_Hd.shape[-1] ** -0.5).softmax(-1)
@@ -30,6 +30,6 @@ def draft(
         found.append(int(token))
         x_X, residual_H = layer.inputs(model.embedding_VH[token][None], normed if model.config.modern else out)
         position = position + 1
-        more_k, more_v = layer.keys_values(x_X, position)
+        more_k, more_v = layer.keys_values(x_X, layer.angles(position))
         keys, values = torch.cat([keys, more_k]), torch.cat([values, more_v])
     return found

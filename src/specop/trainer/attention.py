@@ -5,22 +5,37 @@ later step 1…k, only the key of its own chain. So a step is causal attention o
 "diagonal" each, and both are merged by log-sum-exp. Only anchors have queries: a position that supervises nothing
 contributes keys and values at step 0 and costs nothing more.
 
+Step 0 is made in one of two ways. On CUDA in half precision by the flash kernel for documents of different lengths, in
+one launch a pack: anchors' queries are laid among the tokens, those between stay zero and have no gradient. Elsewhere
+block by block of `QUERY_BLOCK` queries; memory is one block by one document's keys.
+
 Numerics: scores, softmax and sums are float32 or wider whatever the inputs are. The backward pass recomputes the
 probabilities from the merged log-sum-exp; the part that belongs to step 0 then needs no special case, because a
-softmax over a union of keys is the same softmax seen piece by piece. Memory is one block of `QUERY_BLOCK` queries by
-one document's keys.
+softmax over a union of keys is the same softmax seen piece by piece. The flash kernel adds gradients of queries in an
+order that differs from run to run.
 
 Not here: rotary embedding (the caller applies it), dropout (drafters are trained without), sliding windows.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from specop.trainer.fusion import fused
+
 QUERY_BLOCK = 256
 """Queries that are scored at once; bounds the memory of long documents."""
+FLASH_FORWARD = torch.ops.aten._flash_attention_forward  # noqa: SLF001 - no public form has a backward pass that takes
+FLASH_BACKWARD = torch.ops.aten._flash_attention_backward  # noqa: SLF001 - another log-sum-exp than its own
+KERNEL_SIZES = frozenset({64, 96, 128, 256})
+"""Sizes of heads with which the flash kernel is used."""
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+"""Queries AHd, keys and values NGd of step 0."""
 
 
 class Segment(NamedTuple):
@@ -36,8 +51,29 @@ class Segment(NamedTuple):
     n1: int
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the anchors of a pack see, laid out once for all draft steps."""
+
+    segments: Sequence[Segment]
+    anchor_A: Tensor
+    """The token on which each anchor stands."""
+    bound_D: Tensor
+    """Where documents begin, in order, and where the last one ends (int32)."""
+    longest: int
+    """Tokens of the longest document."""
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment], anchor_A: Tensor, tokens: int) -> "Sight":
+        """Lay out a pack of `tokens` tokens; each document has a segment."""
+        bounds = [*sorted({segment.n0 for segment in segments}), tokens]
+        longest = max(end - begin for begin, end in pairwise(bounds))
+        bound_D = torch.tensor(bounds, dtype=torch.int32).to(anchor_A.device, non_blocking=True)
+        return cls(segments, anchor_A, bound_D, longest)
+
+
 def ttt_attention(
-    q_AHd: Tensor, k_NGd: Tensor, v_NGd: Tensor, diagonals: Sequence[tuple[Tensor, Tensor]], segments: Sequence[Segment]
+    q_AHd: Tensor, k_NGd: Tensor, v_NGd: Tensor, diagonals: Sequence[tuple[Tensor, Tensor]], sight: Sight
 ) -> Tensor:
     """Attend from anchors to the tokens of step 0 and to the anchors' own later keys.
 
@@ -45,61 +81,36 @@ def ttt_attention(
     `diagonals`: for each later step its (k_AGd, v_AGd). Returns o_AHd in the dtype of `q_AHd`.
     """
     flat = [tensor for pair in diagonals for tensor in pair]
-    return _TTTAttention.apply(q_AHd, k_NGd, v_NGd, segments, *flat)  # type: ignore[no-any-return, no-untyped-call]
+    return _TTTAttention.apply(q_AHd, k_NGd, v_NGd, sight, *flat)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _TTTAttention(torch.autograd.Function):
-    """Forward merges, backward recomputes; both walk blocks of queries."""
+    """Forward merges step 0 and the m diagonals, backward recomputes."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q_AHd: Tensor, k_NGd: Tensor, v_NGd: Tensor, segments: Sequence[Segment], *diagonals: Tensor
-    ) -> Tensor:
-        q, k, v, *later = (_wide(tensor) for tensor in (q_AHd, k_NGd, v_NGd, *diagonals))
-        q_AGRd = _grouped(q, k.shape[1])
-        out, lse_AGR = torch.empty_like(q_AGRd), q_AGRd.new_empty(q_AGRd.shape[:-1])
-        for c0, c1, n0, n1 in _blocks(segments):
-            scores_GQT = _scores(q_AGRd[c0:c1], k[n0:n1])
-            lse_GQ = scores_GQT.logsumexp(-1)
-            probs_GQT = scores_GQT.sub_(lse_GQ[..., None]).exp_()
-            out[c0:c1] = _unblock(probs_GQT @ v[n0:n1].transpose(0, 1), c1 - c0)
-            lse_AGR[c0:c1] = _unblock(lse_GQ[..., None], c1 - c0).squeeze(-1)
+    def forward(ctx: Any, q_AHd: Tensor, k_NGd: Tensor, v_NGd: Tensor, sight: Sight, *later: Tensor) -> Tensor:
+        forward = _flash_forward if _has_kernel(q_AHd) else _block_forward
+        with torch.autocast(q_AHd.device.type, enabled=False):  # it would round the scores
+            out_AHd, lse_AH = forward((q_AHd, k_NGd, v_NGd), sight)
         if later:
-            score_mAGR = torch.stack([_own_score(q_AGRd, k_AGd) for k_AGd in later[0::2]])
-            merged = torch.logsumexp(torch.cat([lse_AGR[None], score_mAGR]), dim=0)
-            out *= (lse_AGR - merged).exp_()[..., None]
-            for score_AGR, v_AGd in zip(score_mAGR, later[1::2], strict=True):
-                out += (score_AGR - merged).exp_()[..., None] * v_AGd[:, :, None]
-            lse_AGR = merged
-        ctx.segments = segments
-        ctx.save_for_backward(q_AHd, k_NGd, v_NGd, out, lse_AGR, *diagonals)
-        return out.view_as(q).to(q_AHd.dtype)
+            k_mAGd, v_mAGd = torch.stack(later[0::2]), torch.stack(later[1::2])
+            out_AHd, lse_AH = _merge(q_AHd, k_mAGd, v_mAGd, out_AHd, lse_AH)
+        ctx.sight = sight
+        ctx.save_for_backward(q_AHd, k_NGd, v_NGd, out_AHd, lse_AH, *later)
+        return out_AHd.to(q_AHd.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_AHd: Tensor) -> tuple[Tensor | None, ...]:
-        q_AHd, k_NGd, v_NGd, out_AGRd, lse_AGR, *diagonals = ctx.saved_tensors
-        q, k, v, *later = (_wide(tensor) for tensor in (q_AHd, k_NGd, v_NGd, *diagonals))
-        q_AGRd, grad_AGRd = _grouped(q, k.shape[1]), _grouped(_wide(grad_AHd), k.shape[1])
-        delta_AGR = (grad_AGRd * out_AGRd).sum(-1)
-        scale = q.shape[-1] ** -0.5
-        dq, dk, dv = torch.empty_like(q_AGRd), torch.zeros_like(k), torch.zeros_like(v)
-        for c0, c1, n0, n1 in _blocks(ctx.segments):
-            probs_GQT = _scores(q_AGRd[c0:c1], k[n0:n1]).sub_(_block(lse_AGR[c0:c1, ..., None])).exp_()
-            grad_GQd, query_GQd = _block(grad_AGRd[c0:c1]), _block(q_AGRd[c0:c1])
-            dv[n0:n1] += (probs_GQT.transpose(1, 2) @ grad_GQd).transpose(0, 1)
-            dscores = grad_GQd @ v[n0:n1].permute(1, 2, 0)
-            dscores = dscores.sub_(_block(delta_AGR[c0:c1, ..., None])).mul_(probs_GQT).mul_(scale)
-            dq[c0:c1] = _unblock(dscores @ k[n0:n1].transpose(0, 1), c1 - c0)
-            dk[n0:n1] += (dscores.transpose(1, 2) @ query_GQd).transpose(0, 1)
+        q_AHd, k_NGd, v_NGd, out_AHd, lse_AH, *later = ctx.saved_tensors
+        backward = _flash_backward if _has_kernel(q_AHd) else _block_backward
+        dq_AHd, dk_NGd, dv_NGd = backward(grad_AHd, (q_AHd, k_NGd, v_NGd), out_AHd, lse_AH, ctx.sight)
         grads: list[Tensor] = []
-        for k_AGd, v_AGd in zip(later[0::2], later[1::2], strict=True):
-            probs_AGR = (_own_score(q_AGRd, k_AGd) - lse_AGR).exp_()
-            dscore = (probs_AGR * ((grad_AGRd * v_AGd[:, :, None]).sum(-1) - delta_AGR) * scale)[..., None]
-            dq += dscore * k_AGd[:, :, None]
-            grads += [(dscore * q_AGRd).sum(2), (probs_AGR[..., None] * grad_AGRd).sum(2)]
-        like = (q_AHd, k_NGd, v_NGd, *diagonals)
-        out = [grad.to(tensor.dtype) for grad, tensor in zip((dq.view_as(q), dk, dv, *grads), like, strict=True)]
-        return (*out[:3], None, *out[3:])
+        if later:
+            own = torch.stack(later[0::2]), torch.stack(later[1::2])
+            more_AHd, dk_mAGd, dv_mAGd = _merge_backward(grad_AHd, q_AHd, own, out_AHd, lse_AH)
+            dq_AHd = dq_AHd + more_AHd
+            grads = [grad_AGd for pair in zip(dk_mAGd, dv_mAGd, strict=True) for grad_AGd in pair]
+        return dq_AHd.to(q_AHd.dtype), dk_NGd.to(k_NGd.dtype), dv_NGd.to(v_NGd.dtype), None, *grads
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -110,6 +121,105 @@ def _wide(tensor: Tensor) -> Tensor:
 def _grouped(x_AHd: Tensor, groups: int) -> Tensor:
     """Heads by the key-value head that they share: AGRd."""
     return x_AHd.reshape(x_AHd.shape[0], groups, -1, x_AHd.shape[-1])
+
+
+@fused
+def _merge(q_AHd: Tensor, k_mAGd: Tensor, v_mAGd: Tensor, out_AHd: Tensor, lse_AH: Tensor) -> tuple[Tensor, Tensor]:
+    """Add the diagonals to what step 0 gave: (out in its dtype, log-sum-exp)."""
+    groups = k_mAGd.shape[2]
+    q_AGRd, lse_AGR = _grouped(_wide(q_AHd), groups), lse_AH.view(len(lse_AH), groups, -1)
+    score_mAGR = (q_AGRd * _wide(k_mAGd)[:, :, :, None]).sum(-1) * q_AHd.shape[-1] ** -0.5
+    merged_AGR = torch.logaddexp(lse_AGR, score_mAGR.logsumexp(0))
+    own_AGRd = ((score_mAGR - merged_AGR).exp()[..., None] * _wide(v_mAGd)[:, :, :, None]).sum(0)
+    out_AGRd = _grouped(_wide(out_AHd), groups) * (lse_AGR - merged_AGR).exp()[..., None] + own_AGRd
+    return out_AGRd.flatten(1, 2).to(out_AHd.dtype), merged_AGR.flatten(1)
+
+
+@fused
+def _merge_backward(
+    grad_AHd: Tensor, q_AHd: Tensor, own: tuple[Tensor, Tensor], out_AHd: Tensor, lse_AH: Tensor
+) -> Inputs:
+    """Gradients through the diagonals, `own` keys and values mAGd: queries AHd (float32 or wider), keys, values."""
+    k_mAGd, v_mAGd = own
+    groups, scale = k_mAGd.shape[2], q_AHd.shape[-1] ** -0.5
+    q_AGRd, grad_AGRd, out_AGRd = (_grouped(_wide(x), groups) for x in (q_AHd, grad_AHd, out_AHd))
+    k_mAG1d, v_mAG1d = _wide(k_mAGd)[:, :, :, None], _wide(v_mAGd)[:, :, :, None]
+    probs_mAGR = ((q_AGRd * k_mAG1d).sum(-1) * scale - lse_AH.view(len(lse_AH), groups, -1)).exp()
+    delta_AGR = (grad_AGRd * out_AGRd).sum(-1)
+    dscore_mAGR1 = (probs_mAGR * ((grad_AGRd * v_mAG1d).sum(-1) - delta_AGR) * scale)[..., None]
+    dq_AHd = (dscore_mAGR1 * k_mAG1d).sum(0).flatten(1, 2)
+    dk_mAGd, dv_mAGd = (dscore_mAGR1 * q_AGRd).sum(3), (probs_mAGR[..., None] * grad_AGRd).sum(3)
+    return dq_AHd, dk_mAGd.to(k_mAGd.dtype), dv_mAGd.to(v_mAGd.dtype)
+
+
+# Step 0 by the flash kernel.
+
+
+def _has_kernel(q_AHd: Tensor) -> bool:
+    """Whether the flash kernel takes these queries."""
+    return q_AHd.is_cuda and q_AHd.dtype in {torch.bfloat16, torch.float16} and q_AHd.shape[-1] in KERNEL_SIZES
+
+
+def _flash_forward(inputs: Inputs, sight: Sight) -> tuple[Tensor, Tensor]:
+    """Return out AHd in half precision, and the log-sum-exp AH."""
+    q_AHd, k_NGd, v_NGd = inputs
+    q_NHd = _among_tokens(q_AHd, sight, len(k_NGd))
+    varied = (sight.bound_D, sight.bound_D, sight.longest, sight.longest)
+    out_NHd, lse_HN, *_ = FLASH_FORWARD(q_NHd, k_NGd, v_NGd, *varied, 0.0, True, False)
+    return out_NHd[sight.anchor_A], lse_HN.T[sight.anchor_A]
+
+
+def _flash_backward(grad_AHd: Tensor, inputs: Inputs, out_AHd: Tensor, lse_AH: Tensor, sight: Sight) -> Inputs:
+    """Gradients through the keys of step 0. Where no anchor stands all is zero: probability 1, gradient none."""
+    q_AHd, k_NGd, v_NGd = inputs
+    tokens = len(k_NGd)
+    grad_NHd, q_NHd, out_NHd = (_among_tokens(x, sight, tokens) for x in (grad_AHd, q_AHd, out_AHd))
+    lse_HN = _among_tokens(lse_AH, sight, tokens).T.contiguous()
+    varied = (sight.bound_D, sight.bound_D, sight.longest, sight.longest)
+    unused = torch.zeros(2, dtype=torch.uint64, device=q_AHd.device)  # the state of a dropout that there is none of
+    given = (grad_NHd, q_NHd, k_NGd, v_NGd, out_NHd, lse_HN)
+    dq_NHd, dk_NGd, dv_NGd = FLASH_BACKWARD(*given, *varied, 0.0, True, unused, unused)
+    return dq_NHd[sight.anchor_A], dk_NGd, dv_NGd
+
+
+def _among_tokens(x_A: Tensor, sight: Sight, tokens: int) -> Tensor:
+    """Lay anchors' values among the tokens; the others are zero."""
+    return x_A.new_zeros(tokens, *x_A.shape[1:]).index_copy_(0, sight.anchor_A, x_A)
+
+
+# Step 0 block by block.
+
+
+def _block_forward(inputs: Inputs, sight: Sight) -> tuple[Tensor, Tensor]:
+    """Return out AHd and the log-sum-exp AH, float32 or wider."""
+    q, k, v = map(_wide, inputs)
+    q_AGRd = _grouped(q, k.shape[1])
+    out_AGRd, lse_AGR = torch.empty_like(q_AGRd), q_AGRd.new_empty(q_AGRd.shape[:-1])
+    for c0, c1, n0, n1 in _blocks(sight.segments):
+        scores_GQT = _scores(q_AGRd[c0:c1], k[n0:n1])
+        lse_GQ = scores_GQT.logsumexp(-1)
+        probs_GQT = scores_GQT.sub_(lse_GQ[..., None]).exp_()
+        out_AGRd[c0:c1] = _unblock(probs_GQT @ v[n0:n1].transpose(0, 1), c1 - c0)
+        lse_AGR[c0:c1] = _unblock(lse_GQ[..., None], c1 - c0).squeeze(-1)
+    return out_AGRd.flatten(1, 2), lse_AGR.flatten(1)
+
+
+def _block_backward(grad_AHd: Tensor, inputs: Inputs, out_AHd: Tensor, lse_AH: Tensor, sight: Sight) -> Inputs:
+    """Gradients through the keys of step 0, float32 or wider."""
+    q, k, v = map(_wide, inputs)
+    scale = q.shape[-1] ** -0.5
+    q_AGRd, grad_AGRd, out_AGRd = (_grouped(_wide(x), k.shape[1]) for x in (q, grad_AHd, out_AHd))
+    lse_AGR, delta_AGR = lse_AH.view(len(lse_AH), k.shape[1], -1), (grad_AGRd * out_AGRd).sum(-1)
+    dq_AGRd, dk, dv = torch.empty_like(q_AGRd), torch.zeros_like(k), torch.zeros_like(v)
+    for c0, c1, n0, n1 in _blocks(sight.segments):
+        probs_GQT = _scores(q_AGRd[c0:c1], k[n0:n1]).sub_(_block(lse_AGR[c0:c1, ..., None])).exp_()
+        grad_GQd, query_GQd = _block(grad_AGRd[c0:c1]), _block(q_AGRd[c0:c1])
+        dv[n0:n1] += (probs_GQT.transpose(1, 2) @ grad_GQd).transpose(0, 1)
+        dscores = grad_GQd @ v[n0:n1].permute(1, 2, 0)
+        dscores = dscores.sub_(_block(delta_AGR[c0:c1, ..., None])).mul_(probs_GQT).mul_(scale)
+        dq_AGRd[c0:c1] = _unblock(dscores @ k[n0:n1].transpose(0, 1), c1 - c0)
+        dk[n0:n1] += (dscores.transpose(1, 2) @ query_GQd).transpose(0, 1)
+    return dq_AGRd.flatten(1, 2), dk, dv
 
 
 def _block(x_cGRd: Tensor) -> Tensor:
@@ -137,10 +247,4 @@ def _scores(q_cGRd: Tensor, k_TGd: Tensor) -> Tensor:
     scores = _block(q_cGRd * q_cGRd.shape[-1] ** -0.5) @ k_TGd.permute(1, 2, 0)
     future = torch.full((queries, queries), float("-inf"), dtype=scores.dtype, device=scores.device).triu_(1)
     scores.view(scores.shape[0], -1, queries, keys)[..., keys - queries :] += future
-    return scores
-
-
-def _own_score(q_AGRd: Tensor, k_AGd: Tensor) -> Tensor:
-    """Scaled score of each query with its own chain's key: AGR."""
-    scores: Tensor = (q_AGRd * k_AGd[:, :, None]).sum(-1) * q_AGRd.shape[-1] ** -0.5
     return scores

@@ -34,16 +34,19 @@ than the smallest normal number, so they stay finite where the target gives a to
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import astuple, dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from specop.trainer.config import LossWeights
+from specop.trainer.fusion import fused
 
 BLOCK_ELEMENTS = 1 << 22
 """Steps x anchors x draft vocabulary of one block: bounds the memory, whatever the pack and the vocabulary."""
+GPU_BLOCK_ELEMENTS = 1 << 28
+"""The same on a GPU, which needs larger products: about 1.5 GB in bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,25 +143,22 @@ class _HeadLoss(torch.autograd.Function):
         computed_DH = head_DH.to(compute)
         grad_KAH, grad_DH = torch.empty_like(hidden_KAH), torch.zeros_like(head_DH, dtype=wide)
         loss, alpha_K = grad_DH.new_zeros(()), grad_DH.new_zeros(steps)
-        valid_KA = labels.valid_KA(steps)
-        size = max(1, BLOCK_ELEMENTS // (steps * len(head_DH)))
+        valid_KA, factors = labels.valid_KA(steps), _factors(weights, grad_DH)
+        size = max(1, (GPU_BLOCK_ELEMENTS if head_DH.is_cuda else BLOCK_ELEMENTS) // (steps * len(head_DH)))
         for a0 in range(0, anchors, size):
             a1 = min(a0 + size, anchors)
             row_R = torch.arange(a0, a1 + steps - 1, device=head_DH.device).clamp_(max=anchors - 1)
-            taught = _Taught.of(labels, row_R, teacher, wide)
+            logits_RD = teacher(labels.last_AH[row_R])
+            tokens = (labels.argmax_A[row_R], labels.served_A[row_R])
+            taught = _Taught(*_probabilities(logits_RD, labels.lse_A[row_R], wide), *tokens)
             hidden_EH = hidden_KAH[:, a0:a1].to(compute).reshape(-1, hidden)
             logits_KCD = (hidden_EH @ computed_DH.T).view(steps, a1 - a0, -1)
             grad_KCD = torch.empty_like(logits_KCD)
             for k in range(steps):
-                value, alpha_C, grad_CD = _losses(
-                    logits_KCD[k].to(wide),
-                    taught.part(k, k + a1 - a0),
-                    valid_KA[k, a0:a1].to(wide),
-                    weights[k],
-                )
+                part = _Taught(*(x[k : k + a1 - a0] for x in taught))
+                value, alpha, grad_KCD[k] = _losses(logits_KCD[k], part, valid_KA[k, a0:a1], factors[k])
                 loss += value
-                alpha_K[k] += alpha_C.sum()
-                grad_KCD[k] = grad_CD
+                alpha_K[k] += alpha
             grad_ED = grad_KCD.view(-1, len(head_DH))
             grad_KAH[:, a0:a1] = (grad_ED @ computed_DH).view(steps, a1 - a0, hidden)
             grad_DH += grad_ED.T @ hidden_EH
@@ -172,8 +172,7 @@ class _HeadLoss(torch.autograd.Function):
         return grad_KAH * grad_loss, grad_DH * grad_loss, None, None, None, None
 
 
-@dataclass(frozen=True, slots=True)
-class _Taught:
+class _Taught(NamedTuple):
     """What C consecutive labels teach."""
 
     p_CD: Tensor
@@ -185,67 +184,98 @@ class _Taught:
     argmax_C: Tensor
     served_C: Tensor
 
-    @classmethod
-    def of(cls, labels: Labels, row_C: Tensor, teacher: Callable[[Tensor], Tensor], wide: torch.dtype) -> "_Taught":
-        p_CD = (teacher(labels.last_AH[row_C]).to(wide) - labels.lse_A[row_C, None]).exp_()
-        return cls(
-            p_CD=p_CD,
-            mass_C=p_CD.sum(-1).clamp_min(torch.finfo(wide).tiny),
-            plogp_C=torch.special.xlogy(p_CD, p_CD).sum(-1),
-            argmax_C=labels.argmax_A[row_C],
-            served_C=labels.served_A[row_C],
-        )
 
-    def part(self, start: int, stop: int) -> "_Taught":
-        c = slice(start, stop)
-        return _Taught(self.p_CD[c], self.mass_C[c], self.plogp_C[c], self.argmax_C[c], self.served_C[c])
+class _Factors(NamedTuple):
+    """`StepWeights` as scalars on the device; None where the recipe has no such loss."""
+
+    kl: Tensor | None
+    rkl: Tensor | None
+    jsd: Tensor | None
+    tv: Tensor | None
+    lk_alpha: Tensor | None
+    ce: Tensor | None
+    ce_argmax: Tensor | None
 
 
-def _losses(logits_CD: Tensor, taught: _Taught, valid_C: Tensor, w: StepWeights) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (weighted sum of losses, alpha C, gradient by the logits CD) of one block at one draft step."""
-    p_CD, mass_C, tiny = taught.p_CD, taught.mass_C, torch.finfo(logits_CD.dtype).tiny
+def _factors(weights: Sequence[StepWeights], like: Tensor) -> list[_Factors]:
+    """Bring all factors to the device at once; scalars there do not make a compiled kernel another one."""
+    rows = [astuple(step) for step in weights]
+    wanted = [any(column) for column in zip(*rows, strict=True)]
+    return [
+        _Factors(*(x if want else None for x, want in zip(row, wanted, strict=True)))
+        for row in torch.tensor(rows, dtype=like.dtype).to(like.device, non_blocking=True)
+    ]
+
+
+@fused
+def _probabilities(logits_CD: Tensor, lse_C: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the target's probabilities on the draft vocabulary, their sums, and the sums of p log p."""
+    p_CD = (logits_CD.to(wide) - lse_C[:, None]).exp_()
+    return p_CD, p_CD.sum(-1).clamp_min(torch.finfo(wide).tiny), torch.special.xlogy(p_CD, p_CD).sum(-1)
+
+
+@fused
+def _losses(narrow_CD: Tensor, taught: _Taught, valid_C: Tensor, w: _Factors) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (weighted sum of losses, sum of alpha, gradient by the logits CD) of one block at one draft step."""
+    p_CD, mass_C = taught.p_CD, taught.mass_C
+    logits_CD = narrow_CD.to(p_CD.dtype)
     lse_C = logits_CD.logsumexp(-1)
     q_CD = (logits_CD - lse_C[:, None]).exp_()
     alpha_C = torch.minimum(p_CD, q_CD).sum(-1)
-    kl_C = lse_C + (taught.plogp_C - torch.linalg.vecdot(p_CD, logits_CD)) / mass_C - mass_C.log()
-    value_C, sum_C, r_CD = w.kl * kl_C, torch.full_like(mass_C, w.kl), None
-    if w.tv or w.lk_alpha:
-        accepted_C = alpha_C.clamp_min(tiny)
-        value_C += w.tv * (1 - alpha_C) - w.lk_alpha * accepted_C.log()
-        r_CD = torch.where(q_CD < p_CD, q_CD, 0).mul_((w.tv + w.lk_alpha / accepted_C)[:, None])
-    if w.rkl or w.jsd:
+    value_C, sum_C, r_CD = torch.zeros_like(mass_C), torch.zeros_like(mass_C), None
+    if w.kl is not None:
+        cross_C = lse_C + (taught.plogp_C - torch.linalg.vecdot(p_CD, logits_CD)) / mass_C
+        value_C, sum_C = w.kl * (cross_C - mass_C.log()), sum_C + w.kl
+    if w.tv is not None or w.lk_alpha is not None:
+        acceptance_C, pull_C = _acceptance(alpha_C, w)
+        value_C, r_CD = value_C + acceptance_C, torch.where(q_CD < p_CD, q_CD, 0).mul_(pull_C[:, None])
+    if w.rkl is not None or w.jsd is not None:
         divergence_C, more_CD = _divergences(logits_CD - lse_C[:, None], q_CD, p_CD / mass_C[:, None], w)
-        value_C += divergence_C
+        value_C = value_C + divergence_C
         r_CD = more_CD if r_CD is None else r_CD.add_(more_CD)
     if r_CD is not None:
-        sum_C += r_CD.sum(-1)
+        sum_C = sum_C + r_CD.sum(-1)
     tokens = []
     for token_C, weight in ((taught.served_C, w.ce), (taught.argmax_C, w.ce_argmax)):
-        if weight:
-            label_C1, weight_C = token_C.clamp_min(0)[:, None], (token_C >= 0).to(valid_C.dtype) * weight
-            value_C += weight_C * (lse_C - logits_CD.gather(1, label_C1).squeeze(1))
-            sum_C += weight_C
+        if weight is not None:
+            label_C1, weight_C = token_C.clamp_min(0)[:, None], (token_C >= 0) * weight
+            value_C = value_C + weight_C * (lse_C - logits_CD.gather(1, label_C1).squeeze(1))
+            sum_C = sum_C + weight_C
             tokens.append((label_C1, -weight_C[:, None]))
-    grad_CD = q_CD.mul_(sum_C[:, None]).addcmul_(p_CD, (w.kl / mass_C)[:, None], value=-1)
+    grad_CD = q_CD.mul_(sum_C[:, None])
+    if w.kl is not None:
+        grad_CD.addcmul_(p_CD, (w.kl / mass_C)[:, None], value=-1)
     if r_CD is not None:
         grad_CD.sub_(r_CD)
     for label_C1, gradient_C1 in tokens:
         grad_CD.scatter_add_(1, label_C1, gradient_C1)
-    return (valid_C * value_C).sum(), alpha_C * valid_C, grad_CD.mul_(valid_C[:, None])
+    grad_CD.mul_(valid_C[:, None])
+    return (valid_C * value_C).sum(), (valid_C * alpha_C).sum(), grad_CD.to(narrow_CD.dtype)
 
 
-def _divergences(logq_CD: Tensor, q_CD: Tensor, inside_CD: Tensor, w: StepWeights) -> tuple[Tensor, Tensor]:
+def _acceptance(alpha_C: Tensor, w: _Factors) -> tuple[Tensor, Tensor]:
+    """TV and LKAlpha: (weighted losses C, their r where q < p, by q)."""
+    value_C, pull_C = torch.zeros_like(alpha_C), torch.zeros_like(alpha_C)
+    if w.tv is not None:
+        value_C, pull_C = value_C + w.tv * (1 - alpha_C), pull_C + w.tv
+    if w.lk_alpha is not None:
+        accepted_C = alpha_C.clamp_min(torch.finfo(alpha_C.dtype).tiny)
+        value_C, pull_C = value_C - w.lk_alpha * accepted_C.log(), pull_C + w.lk_alpha / accepted_C
+    return value_C, pull_C
+
+
+def _divergences(logq_CD: Tensor, q_CD: Tensor, inside_CD: Tensor, w: _Factors) -> tuple[Tensor, Tensor]:
     """RKL and JSD: (weighted losses C, their r CD). `inside_CD`: p~."""
     tiny = torch.finfo(q_CD.dtype).tiny
     value_C, r_CD = q_CD.new_zeros(len(q_CD)), torch.zeros_like(q_CD)
-    if w.rkl:
+    if w.rkl is not None:
         ratio_CD = inside_CD.clamp_min(tiny).log() - logq_CD
-        value_C -= w.rkl * torch.linalg.vecdot(q_CD, ratio_CD)
-        r_CD.addcmul_(q_CD, ratio_CD, value=w.rkl)
-    if w.jsd:
+        value_C = value_C - w.rkl * torch.linalg.vecdot(q_CD, ratio_CD)
+        r_CD.addcmul_(q_CD, ratio_CD * w.rkl)
+    if w.jsd is not None:
         logm_CD = ((inside_CD + q_CD) / 2).clamp_min(tiny).log()
         towards_CD = logm_CD - logq_CD
         entropies_C = torch.special.xlogy(inside_CD, inside_CD).sum(-1) - torch.linalg.vecdot(inside_CD, logm_CD)
-        value_C += w.jsd / 2 * (entropies_C - torch.linalg.vecdot(q_CD, towards_CD))
-        r_CD.addcmul_(q_CD, towards_CD, value=w.jsd / 2)
+        value_C = value_C + w.jsd / 2 * (entropies_C - torch.linalg.vecdot(q_CD, towards_CD))
+        r_CD.addcmul_(q_CD, towards_CD * (w.jsd / 2))
     return value_C, r_CD

@@ -12,6 +12,9 @@ state is made of the target's captured layers; at a later step it is the drafter
 Names and shapes of the parameters are those of the file that engines load (`export.py`). The embedding is the target's
 own, frozen, raw rows without a family's multiplier, and is no parameter.
 
+Numerics: norms, rotation and residuals are float32 or wider. What enters a matrix product, and queries, keys and
+values, are in the dtype of the products: bfloat16 under autocast, as in an engine, else that of the parameters.
+
 Shapes in names: N tokens of a pack, A anchors, K draft steps, H hidden, X = 2H, D draft vocabulary, V vocabulary,
 C captured layers, d head size.
 """
@@ -24,10 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 from transformers import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from specop.trainer.attention import ttt_attention
+from specop.trainer.attention import Sight, ttt_attention
 from specop.trainer.batches import Pack
+from specop.trainer.fusion import fused
 
 HEAD_BLOCK_ELEMENTS = 1 << 22
 """Rows times draft vocabulary of one block of logits where only the best is wanted."""
@@ -91,8 +95,54 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm over the last dimension."""
-        wide = x if x.dtype == torch.float64 else x.float()
-        return F.rms_norm(wide, self.weight.shape, self.weight, self.eps)
+        return _normed(x, self.weight, self.eps)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """float64 stays, everything narrower becomes float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+@fused
+def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(_wide(x), weight.shape, weight, eps)
+
+
+@fused
+def _normed_parts(x_NCH: Tensor, weight_CH: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Norm each captured layer with its own weight, and lay them side by side."""
+    return (F.rms_norm(_wide(x_NCH), x_NCH.shape[-1:], None, eps) * weight_CH).flatten(1).to(dtype)
+
+
+@fused
+def _normed_pair(
+    embedding_NH: Tensor, h_NH: Tensor, weights: tuple[Tensor, Tensor], eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return [normed embedding ; normed h] in `dtype`, and the normed h as it is."""
+    normed_NH = F.rms_norm(_wide(h_NH), h_NH.shape[-1:], weights[1], eps)
+    normed_embedding_NH = F.rms_norm(_wide(embedding_NH), h_NH.shape[-1:], weights[0], eps)
+    return torch.cat([normed_embedding_NH, normed_NH], dim=-1).to(dtype), normed_NH
+
+
+@fused
+def _normed_sum(x_AH: Tensor, more_AH: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return a sum, and its norm in `dtype`."""
+    sum_AH = x_AH + more_AH
+    return sum_AH, F.rms_norm(sum_AH, weight.shape, weight, eps).to(dtype)
+
+
+@fused
+def _rotated(x_NHd: Tensor, cos_Nd: Tensor, sin_Nd: Tensor) -> Tensor:
+    """Turn each pair (i, i + d/2) by its position's angle, as Llama lays them out."""
+    wide_NHd = _wide(x_NHd)
+    low_NHd, high_NHd = wide_NHd.chunk(2, dim=-1)
+    turned_NHd = torch.cat([-high_NHd, low_NHd], dim=-1)
+    return (wide_NHd * cos_Nd[:, None] + turned_NHd * sin_Nd[:, None]).to(x_NHd.dtype)
+
+
+@fused
+def _gated(gate_AI: Tensor, up_AI: Tensor) -> Tensor:
+    return F.silu(gate_AI) * up_AI
 
 
 class Attention(nn.Module):
@@ -117,7 +167,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, H) to (…, H)."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(_gated(self.gate_proj(x), self.up_proj(x)))
         return out
 
 
@@ -136,33 +186,42 @@ class DecoderLayer(nn.Module):
         rope = LlamaConfig(**c.llama())
         self.rotary = LlamaRotaryEmbedding(rope)
 
+    @property
+    def compute(self) -> torch.dtype:
+        """Dtype of the matrix products."""
+        weight = self.self_attn.q_proj.weight
+        autocast = torch.is_autocast_enabled(weight.device.type)
+        return torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype
+
     def inputs(self, embedding_NH: Tensor, h_NH: Tensor) -> tuple[Tensor, Tensor]:
         """Return the attention's input NX and the residual NH."""
-        normed_NH = self.hidden_norm(h_NH)
-        residual_NH = normed_NH if self.norm_before_residual else h_NH
-        return torch.cat([self.input_layernorm(embedding_NH), normed_NH], dim=-1), residual_NH
+        weights = (self.input_layernorm.weight, self.hidden_norm.weight)
+        x_NX, normed_NH = _normed_pair(embedding_NH, h_NH, weights, self.hidden_norm.eps, self.compute)
+        return x_NX, normed_NH if self.norm_before_residual else h_NH
 
-    def rotate(self, x_NX: Tensor, projection: nn.Linear, position_N: Tensor) -> Tensor:
-        """Project to heads and apply the rotary embedding of the positions: N heads d, float32 or wider."""
-        x_NHd = self.heads(projection(x_NX))
-        cos, sin = self.rotary(x_NHd, position_N[None])
-        rotated, _ = apply_rotary_pos_emb(x_NHd, x_NHd[:, :0], cos[0], sin[0], unsqueeze_dim=1)
-        return rotated  # type: ignore[no-any-return]
+    def angles(self, position_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rotary embedding at these positions, each (N, d), float32."""
+        cos, sin = self.rotary(self.input_layernorm.weight, position_N[None])
+        return cos[0], sin[0]
+
+    def rotate(self, x_NX: Tensor, projection: nn.Linear, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """Project to heads and apply the rotary embedding: N heads d."""
+        return _rotated(self.heads(projection(x_NX)), *angles)
 
     def heads(self, x_NF: Tensor) -> Tensor:
-        """Split features into heads, float32 or wider."""
-        wide = x_NF if x_NF.dtype == torch.float64 else x_NF.float()
-        return wide.view(len(x_NF), -1, self.head_dim)
+        """Split features into heads."""
+        return x_NF.view(len(x_NF), -1, self.head_dim)
 
-    def keys_values(self, x_NX: Tensor, position_N: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, x_NX: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Keys and values (N, key-value heads, d)."""
         attention = self.self_attn
-        return self.rotate(x_NX, attention.k_proj, position_N), self.heads(attention.v_proj(x_NX))
+        return self.rotate(x_NX, attention.k_proj, angles), self.heads(attention.v_proj(x_NX))
 
     def finish(self, attended_AHd: Tensor, residual_AH: Tensor) -> Tensor:
         """From attended heads to the layer's output, before the final norm."""
-        a_AH = residual_AH + self.self_attn.o_proj(attended_AHd.flatten(1))
-        out: Tensor = a_AH + self.mlp(self.post_attention_layernorm(a_AH))
+        norm, more_AH = self.post_attention_layernorm, self.self_attn.o_proj(attended_AHd.flatten(1))
+        a_AH, normed_AH = _normed_sum(residual_AH, more_AH, norm.weight, norm.eps, self.compute)
+        out: Tensor = a_AH + self.mlp(normed_AH)
         return out
 
 
@@ -203,10 +262,11 @@ class Eagle3(nn.Module):
     def fuse(self, aux_NCH: Tensor) -> Tensor:
         """From captured states to h: (N, C, H) to (N, H)."""
         if self.fc_norm is None:
-            aux_NCH = aux_NCH.to(self.fc.weight.dtype)
+            aux_NX = aux_NCH.flatten(1).to(self.layer.compute)
         else:
-            aux_NCH = torch.stack([norm(aux_NCH[:, c]) for c, norm in enumerate(self.fc_norm)], dim=1)
-        h_NH: Tensor = self.fc(aux_NCH.flatten(1))
+            weight_CH = torch.stack([cast("RMSNorm", norm).weight for norm in self.fc_norm])
+            aux_NX = _normed_parts(aux_NCH, weight_CH, self.config.rms_norm_eps, self.layer.compute)
+        h_NH: Tensor = self.fc(aux_NX)
         return h_NH
 
     def unroll(self, pack: Pack, steps: int) -> Iterator[Tensor]:
@@ -216,18 +276,22 @@ class Eagle3(nn.Module):
         Only anchors are computed past the keys and values of step 0.
         """
         layer, rows = self.layer, pack.anchor_A
+        sight = Sight.of(pack.segments, rows, len(pack.next_N))
         x_NX, residual_NH = layer.inputs(self.embedding_VH[pack.next_N], self.fuse(pack.aux_NCH))
-        k_NGd, v_NGd = layer.keys_values(x_NX, pack.position_N)
+        angles_N = layer.angles(pack.position_N)
+        k_NGd, v_NGd = layer.keys_values(x_NX, angles_N)
         x_AX, residual_AH, position_A = x_NX[rows], residual_NH[rows], pack.position_N[rows]
+        angles_A = (angles_N[0][rows], angles_N[1][rows])
         diagonals: list[tuple[Tensor, Tensor]] = []
         h_AH = residual_AH
         for step in range(steps):
             if step:
                 embedding_AH = self.embedding_VH[pack.later(pack.served_A, step - 1)]
                 x_AX, residual_AH = layer.inputs(embedding_AH, h_AH)
-                diagonals.append(layer.keys_values(x_AX, position_A + step))
-            q_AHd = layer.rotate(x_AX, layer.self_attn.q_proj, position_A + step)
-            out_AH = layer.finish(ttt_attention(q_AHd, k_NGd, v_NGd, diagonals, pack.segments), residual_AH)
+                angles_A = layer.angles(position_A + step)
+                diagonals.append(layer.keys_values(x_AX, angles_A))
+            q_AHd = layer.rotate(x_AX, layer.self_attn.q_proj, angles_A)
+            out_AH = layer.finish(ttt_attention(q_AHd, k_NGd, v_NGd, diagonals, sight), residual_AH)
             normed_AH = self.norm(out_AH)
             h_AH = normed_AH if self.config.modern else out_AH
             yield normed_AH
