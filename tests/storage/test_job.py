@@ -161,9 +161,19 @@ def test_a_wrong_configuration_names_the_place_and_not_the_value(attempts: Attem
     assert SECRET not in ended.log
 
 
-def test_only_rank_0_speaks(attempts: Attempts) -> None:
+def test_of_success_only_rank_0_speaks_and_the_others_end_as_there_is_a_result(attempts: Attempts) -> None:
     ended = attempts.run("works", RANK="1")
-    assert (ended.code, ended.message, ended.result) == (0, None, None)
+    assert (ended.code, ended.message, ended.result) == (EXIT_PREEMPTED, None, None)
+    ended = attempts.run("races", RANK="1")
+    assert (ended.code, ended.message) == (0, None)
+    assert ended.result
+
+
+def test_every_rank_tells_of_its_failure(attempts: Attempts) -> None:
+    ended = attempts.run("user-error", RANK="1")
+    assert ended.code == EXIT_USER_ERROR
+    assert ended.message
+    assert ended.message.reason == reasons.NO_USABLE_ROWS
 
 
 def test_the_log_is_json_lines(attempts: Attempts) -> None:

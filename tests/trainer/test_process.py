@@ -148,7 +148,7 @@ def test_a_damaged_shard_is_refused(world: World, tmp_path: Path) -> None:
 def test_a_disk_that_is_too_small_is_found_before_the_teacher_starts(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("specop.trainer.states.SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr("specop.trainer.cache.SPARE_BYTES", 1 << 60)
     config = world.config("u-disk")
     with pytest.raises(UserError) as raised:
         train(config, Job(config, tmp_path))

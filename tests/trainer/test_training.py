@@ -14,8 +14,6 @@ from specop.storage.job import Preempted
 from specop.trainer.checkpoint import Progress
 from specop.trainer.loop import evaluation_steps, judge
 from specop.trainer.model import Eagle3
-from specop.trainer.states import States
-from specop.trainer.tensors import read_tensors
 from tests.trainer.drafting import draft
 from tests.trainer.tiny_run import World, loop, parts
 
@@ -45,7 +43,7 @@ def test_it_learns_and_the_judgement_is_what_draft_and_verify_gives(
     accepted_at: dict[tuple[int, int], int] = {}
     anchors, agreed = 0, [0] * steps
     for index, row in enumerate(course.holdout.rows):
-        aux_nCH = course.holdout._row(index).aux_nCH
+        aux_nCH = course.holdout._kept(index).aux_nCH
         for start, end in row.anchors:
             for anchor in range(start, end):
                 left = min(steps, end - anchor)
@@ -119,29 +117,11 @@ def test_a_pack_and_its_documents_as_packs_of_one_batch_give_the_same_step(world
     weights = []
     for batch in ([[0, 1, 2]], [[0], [1], [2]]):
         model, course, _ = parts(world, tmp_path)
-        loop(model, course, tmp_path)._step(batch, 1e-3)
+        packs = (course.train.pack(members, course.device) for members in batch)
+        loop(model, course, tmp_path)._step(batch, packs, 1e-3)
         weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-5, msg=name)
-
-
-def test_states_that_are_damaged_or_gone_are_made_again(world: World, tmp_path: Path) -> None:
-    _, course, teacher = parts(world, tmp_path)
-    (file,) = (tmp_path / "train").glob("block-*.safetensors")
-    before = read_tensors(file)
-    assert before
-    damaged = file.read_bytes()[:-5] + b"wrong"
-    file.unlink()  # what was read is mapped from it
-    file.write_bytes(damaged)
-    again = States(tmp_path / "train", course.train.rows)
-    assert again.missing() == [0]
-    again.make([0], teacher, nothing)
-    after = read_tensors(file)
-    assert after
-    assert after[1] == before[1]
-    assert after[0].keys() == before[0].keys()
-    assert all(torch.equal(tensor, after[0][name]) for name, tensor in before[0].items())
-    assert States(tmp_path / "train", course.train.rows).missing() == []
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_reason(world: World, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from specop.trainer.checkpoint import Checkpoints
 from specop.trainer.config import Recipe, recipe
 from specop.trainer.loop import Course, Loop
 from specop.trainer.model import Eagle3
-from specop.trainer.states import States
+from specop.trainer.states import Sizes, States
 from specop.trainer.teacher import Teacher
 from specop.trainer.vocabulary import draft_vocabulary
 from tests.tiny import SPECIAL, VOCAB_SIZE, build_tiny
@@ -134,17 +135,21 @@ class World:
         return read_manifest(LocalStore(), outcome.training.drafter.uri, outcome.training.drafter.digest)
 
 
-def parts(world: World, folder: Path, **changed: Any) -> tuple[Eagle3, Course, Teacher]:
-    """Drafter, course and teacher of a run, without a process."""
+def parts(world: World, folder: Path, room: int = 1 << 40, **changed: Any) -> tuple[Eagle3, Course, Teacher]:
+    """Drafter, course and teacher of a run, without a process; `room`: bytes for the states of either split."""
     knobs: Recipe = recipe(DEFAULTS.model_copy(update={**KNOBS, **changed}))
     train, holdout = world.rows()
     teacher = Teacher(world.folder, torch.float32, torch.device("cpu"))
     vocabulary_D = draft_vocabulary(train, knobs.draft_vocab_size, VOCAB_SIZE)
     model = Eagle3(teacher.drafter_config(knobs.architecture, len(vocabulary_D)), teacher.embedding_VH)
     model.initialise(teacher.head_VH[vocabulary_D].float(), knobs.seed)
-    states = States(folder / "train", train), States(folder / "holdout", holdout)
+    sizes = Sizes(teacher.config.hidden_size, len(teacher.layers))
+    states = tuple(
+        States(folder / name, rows, teacher, sizes) for name, rows in (("train", train), ("holdout", holdout))
+    )
     for part in states:
-        part.make(part.missing(), teacher, lambda _: None)
+        part.fit(room)
+        part.make(part.missing(), lambda _: None)
     head_DH = teacher.head_VH[vocabulary_D]
     course = Course(
         recipe=replace(knobs),
@@ -167,7 +172,9 @@ def loop(model: Eagle3, course: Course, folder: Path) -> Loop:
 class Attempts:
     """Processes for one object, as a Job would start them one after another; each `pod` has its own scratch folder."""
 
-    def __init__(self, world: World, config: TrainingConfig, folder: Path) -> None:
+    def __init__(self, world: World, config: TrainingConfig, folder: Path, launch: Sequence[str] = ()) -> None:
+        """`launch`: arguments of the launcher, for several processes."""
+        self.module = ["specop.trainer.launch", *launch] if launch else ["specop.trainer"]
         self.world = world
         self.config = config
         self.folder = folder
@@ -184,7 +191,7 @@ class Attempts:
         environment = {"PYTHONPATH": str(ROOT / "src"), CONFIG_ENV: json.dumps(self.config.to_json())}
         with self.log(pod).open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "specop.trainer", *options], env={**os.environ, **environment}, stderr=log
+                [sys.executable, "-m", *self.module, *options], env={**os.environ, **environment}, stderr=log
             )
 
     def run(self, pod: str = "a") -> tuple[int, Outcome | None, str]:

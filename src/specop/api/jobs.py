@@ -68,6 +68,12 @@ class TrainingConfig(RunConfig):
 
     dataset: Weights = Field(description="The dataset's manifest.")
     hyperparameters: Hyperparameters = Field(description="Complete.")
+    sharding: Literal["Full"] | None = Field(
+        default=None, description="Full: weights, gradients and optimiser state are cut over all processes."
+    )
+    state_cache_bytes: int | None = Field(
+        default=None, description="Most disk that the target's states may take; unset means what is free."
+    )
     warm_start: Weights | None = None
 
 

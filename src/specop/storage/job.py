@@ -10,7 +10,11 @@ storage credentials; the exit code tells the Job controller whether another atte
     1    anything else              termination message where the cause has a reason; the Job's back-off applies
 
 Races: two attempts may run at once (a lost node). Both may finish; `put_if_absent` decides which result counts, and the
-other repeats it. Of several ranks (torchrun) only rank 0 speaks.
+other repeats it.
+
+Of several ranks (torchrun) only rank 0 speaks of success and of itself while it works. The others return None when
+rank 0 has ended, and what they end with depends on whether there is a result then: a pod that ended well is not started
+again, and rank 0 could not go on without it. A failure is told by whoever has it.
 """
 
 import argparse
@@ -52,6 +56,9 @@ ConfigT = TypeVar("ConfigT", bound=Model)
 
 class Preempted(SpecopError):
     """SIGTERM came, and everything worth keeping is saved."""
+
+    def __init__(self, why: str = "SIGTERM came, and everything is saved") -> None:
+        super().__init__(why)
 
 
 class Job(Generic[ConfigT]):
@@ -96,15 +103,15 @@ def run_job(
     options = _options(argv)
     json_logging.setup()
     leader = os.environ.get("RANK", "0") == "0"
-    ended = _Ending(kind, options.termination_log if leader else None)
+    ended = _Ending(kind, options.termination_log, leader=leader)
     try:
         options.work.mkdir(parents=True, exist_ok=True)
         job = Job(_config(config_type, options.config), options.work)
         shown = leader and isinstance(job.config, RunConfig)
         with _sigterm_sets(job.stopping), job.page.serving(options.port if shown else None):
             return _run(job, work, ended, leader=leader)
-    except Preempted:
-        log.info("stopped by SIGTERM with everything saved")
+    except Preempted as error:
+        log.info("stopped: %s", error)
         return EXIT_PREEMPTED
     except Exception as error:  # noqa: BLE001 - the outermost frame: whatever it is becomes an exit code
         return ended.failed(error, private=private)
@@ -120,8 +127,10 @@ def _run(job: Job[ConfigT], work: Work[ConfigT], ended: "_Ending", *, leader: bo
     known = _known_result(store, uri)
     if known is None:
         facts = work(config, job)
+        if not leader:
+            return ended.followed(_known_result(store, uri))
         known = Outcome.model_validate({"kind": ended.kind, "ok": True, ended.kind: facts})
-        if leader and not store.put_if_absent(uri, known.model_dump_json(exclude_none=True).encode()):
+        if not store.put_if_absent(uri, known.model_dump_json(exclude_none=True).encode()):
             known = _known_result(store, uri) or known
     else:
         log.info("%s is there already: adopted", uri)
@@ -138,12 +147,20 @@ def _known_result(store: Store, uri: str) -> Outcome | None:
 class _Ending:
     """Turns how the work ended into a termination message and an exit code."""
 
-    def __init__(self, kind: Kind, path: Path | None) -> None:
+    def __init__(self, kind: Kind, path: Path, *, leader: bool) -> None:
         self.kind = kind
         self._path = path
+        self._leader = leader
 
     def succeeded(self, outcome: Outcome) -> int:
-        self._write(outcome)
+        if self._leader:
+            self._write(outcome)
+        return EXIT_OK
+
+    def followed(self, result: Outcome | None) -> int:
+        """End after the leader has."""
+        if result is None:
+            raise Preempted("the leader ended without a result, so that another attempt goes on")
         return EXIT_OK
 
     def failed(self, error: Exception, *, private: bool) -> int:
@@ -157,8 +174,6 @@ class _Ending:
         return EXIT_RETRY if isinstance(error, StorageUnreachable) else EXIT_USER_ERROR
 
     def _write(self, outcome: Outcome) -> None:
-        if self._path is None:
-            return
         data = outcome.model_dump_json(exclude_none=True).encode()
         if len(data) > MAX_TERMINATION_BYTES:  # a message in another script; facts are bounded by their models
             short = outcome.model_copy(update={"message": outcome.message[:200]})

@@ -14,7 +14,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -124,9 +124,10 @@ class Plan:
 
     def __init__(self, lengths: Sequence[int], digest: str, recipe: Recipe) -> None:
         """`lengths`: tokens of each row; `digest`: the dataset's."""
-        self._arguments = (lengths, digest, recipe.seed)
-        self._batch_tokens = recipe.batch_tokens
-        self._opened: tuple[int, list[Batch]] = (-1, [])
+        # Two, because packs are fetched ahead: around the end of an epoch both sides of it are asked for.
+        self._epoch = lru_cache(maxsize=2)(
+            lambda epoch: epoch_batches(lengths, digest, recipe.seed, epoch, recipe.batch_tokens)
+        )
         sizes = [len(self._epoch(epoch)) for epoch in range(recipe.epochs)]
         self._ends = list(accumulate(sizes))
         self.total = min(self._ends[-1], recipe.max_steps or self._ends[-1])
@@ -136,11 +137,6 @@ class Plan:
         """Packs of optimiser step `step`, from 0."""
         epoch = bisect_right(self._ends, step)
         return self._epoch(epoch)[step - (self._ends[epoch - 1] if epoch else 0)]
-
-    def _epoch(self, epoch: int) -> list[Batch]:
-        if self._opened[0] != epoch:
-            self._opened = (epoch, epoch_batches(*self._arguments, epoch, self._batch_tokens))
-        return self._opened[1]
 
 
 def in_order(lengths: Sequence[int]) -> Batch:

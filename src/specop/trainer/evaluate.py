@@ -39,6 +39,17 @@ class Judgement:
     drafted: int
     """Draft calls of a simulated engine, and the drafts that it accepted."""
 
+    def __add__(self, other: "Judgement") -> "Judgement":
+        """Judge two parts of a holdout as one."""
+        return Judgement(
+            anchors=self.anchors + other.anchors,
+            agreed_K=tuple(a + b for a, b in zip(self.agreed_K, other.agreed_K, strict=True)),
+            labels=self.labels + other.labels,
+            known=self.known + other.known,
+            drafts=self.drafts + other.drafts,
+            drafted=self.drafted + other.drafted,
+        )
+
     @property
     def acceptance_length(self) -> float:
         """Mean tokens per target step over all anchors; 1 where there is none."""

@@ -1,4 +1,7 @@
-"""What a run reads: the target, the dataset made for it, and the drafter to start from."""
+"""What a run reads: the target, the dataset made for it, and the drafter to start from.
+
+Of several processes on a node the first one downloads, for all of them.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,7 @@ from specop.storage.stores import open_store
 from specop.storage.target import download_target, target_facts
 from specop.trainer.batches import Row, read_rows
 from specop.trainer.config import Recipe
+from specop.trainer.group import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +31,56 @@ class Inputs:
     """Folder of the drafter to start from."""
 
 
-def download_inputs(config: TrainingConfig, job: Job[TrainingConfig], recipe: Recipe) -> Inputs:
-    """Download what the configuration names.
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What lies on a node's disk."""
+
+    facts: TargetFacts
+    train: list[Path]
+    holdout: list[Path]
+    parent: Path | None
+
+    def rows(self, recipe: Recipe) -> tuple[list[Row], list[Row]]:
+        """Read both splits."""
+        return (
+            read_rows(self.train, recipe.max_length, self.facts.vocab_size),
+            read_rows(self.holdout, recipe.max_length, self.facts.vocab_size),
+        )
+
+
+def download_inputs(config: TrainingConfig, job: Job[TrainingConfig], recipe: Recipe, group: Group) -> Inputs:
+    """Download what the configuration names. Collective.
 
     Raises UserError: TargetMismatch, DatasetCorrupt, NoUsableRows, WarmStartMismatch, and what storage raises.
     """
+    target = job.work_dir / "target"
+    files, rows = None, None
+    if group.place.local_rank == 0:
+        files = _download(config, job)
+        rows = files.rows(recipe)
+        if not rows[0]:
+            raise UserError(
+                reasons.NO_USABLE_ROWS,
+                "No row of the dataset has a generated token to learn from within hyperparameters.maxLength.",
+            )
+        download_target(open_store(config.target, config.store), config.target, target)  # the largest: last
+        job.check()
+    group.meet("inputs")
+    files = group.gather(files)[group.place.rank - group.place.local_rank]
+    assert files is not None
+    train, holdout = rows or files.rows(recipe)
+    return Inputs(files.facts, target, train, holdout, files.parent)
+
+
+def _download(config: TrainingConfig, job: Job[TrainingConfig]) -> _Files:
+    """Download all but the target, which must be the one that the dataset was made for."""
     store = open_store(config.target, config.store)
     facts = target_facts(store, config.target)
     manifest = read_manifest(store, config.dataset.uri, config.dataset.digest)
     _check_target(manifest, facts)
-    train, holdout = (
-        read_rows(_shards(config, job, manifest, split), recipe.max_length, facts.vocab_size)
-        for split in ("train-", "holdout-")
-    )
-    if not train:
-        raise UserError(
-            reasons.NO_USABLE_ROWS,
-            "No row of the dataset has a generated token to learn from within hyperparameters.maxLength.",
-        )
+    train, holdout = (_shards(config, job, manifest, split) for split in ("train-", "holdout-"))
     parent = _parent(config, config.warm_start, facts, job.work_dir / "parent") if config.warm_start else None
-    folder = job.work_dir / "target"
-    download_target(store, config.target, folder)
-    job.check()
-    return Inputs(facts, folder, train, holdout, parent)
+    return _Files(facts, train, holdout, parent)
 
 
 def _shards(config: TrainingConfig, job: Job[TrainingConfig], manifest: Manifest, split: str) -> list[Path]:

@@ -1,9 +1,13 @@
 """The training loop.
 
 One optimiser step is the packs of one batch, their gradients added up and weighed by the counts of the whole batch,
-then clipped and applied. Between steps, and between packs, the loop looks whether it is to stop; a half-done step is
-thrown away, so a checkpoint always stands between two steps and what follows it is what would have followed without
-the stop.
+then clipped and applied. Of N ranks each takes every N-th pack of a batch; which packs a batch has does not depend on
+N, and every rank knows the counts of all. Before the gradients are reduced, the ranks add up a few figures: the loss,
+the sums of alpha, and whether one of them is to stop or the leader wants a checkpoint. So all of them stop, and save,
+at the same step.
+
+Between packs the loop looks whether it is to stop; a half-done step is thrown away, so a checkpoint always stands
+between two steps and what follows it is what would have followed without the stop.
 
 The best weights are those with the greatest held-out joint acceptance length, not those with the least loss:
 over-trained drafters accept less while their loss still falls.
@@ -11,14 +15,18 @@ over-trained drafters accept less while their loss still falls.
 
 import logging
 import math
+import operator
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from specop.api import reasons
 from specop.common.errors import UserError
@@ -27,11 +35,14 @@ from specop.trainer.batches import Batch, Pack, Plan, in_order
 from specop.trainer.checkpoint import Checkpoints, Progress
 from specop.trainer.config import Recipe
 from specop.trainer.evaluate import Judgement, evaluate
-from specop.trainer.losses import Labels, StepWeights, head_loss, step_weights
+from specop.trainer.feed import feed
+from specop.trainer.group import Group, PeerLost
+from specop.trainer.losses import step_weights
 from specop.trainer.model import Eagle3
+from specop.trainer.objective import Objective
 from specop.trainer.optim import adamw, learning_rate
+from specop.trainer.replicas import Replicas, Shards, copies, placed
 from specop.trainer.states import States
-from specop.trainer.vocabulary import draft_ids
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +67,8 @@ class Course:
     teacher: Callable[[Tensor], Tensor]
     """From the target's final states (C, H) to its logits on the draft vocabulary (C, D)."""
     device: torch.device
+    sharded: bool = False
+    """Weights, gradients and optimiser state are cut over the ranks."""
 
 
 Show = Callable[[Progress, int, float], None]
@@ -65,43 +78,45 @@ Show = Callable[[Progress, int, float], None]
 class Loop:
     """A drafter in training: model, optimiser, progress, and the best weights so far."""
 
-    def __init__(self, model: Eagle3, course: Course, checkpoints: Checkpoints, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        model: Eagle3,
+        course: Course,
+        checkpoints: Checkpoints,
+        stopping: threading.Event,
+        group: Group | None = None,
+    ) -> None:
         self.model = model
         self.course = course
         self.progress = Progress()
-        self.best = _weights(model)
-        """The weights to keep."""
+        self._group = group or Group()
         self._plan = Plan([row.length for row in course.train.rows], course.digest, course.recipe)
+        objective = Objective(
+            model,
+            vocabulary_D=course.vocabulary_D,
+            teacher=course.teacher,
+            steps=course.recipe.decoding_heads,
+            compute=DTYPES[course.recipe.compute_dtype],
+        )
+        cut = course.sharded and not self._group.alone
+        self._replicas = Shards(objective, self._group) if cut else Replicas(objective, self._group)
         self._optimiser = adamw(model, course.recipe)
         self._checkpoints = checkpoints
         self._stopping = stopping
-        self._draft_ids_V = draft_ids(course.vocabulary_D, model.config.vocab_size).to(course.device)
-        self._compute = DTYPES[course.recipe.compute_dtype]
+        self._saved = 0.0
+        self.best = self._copies(model.state_dict())
+        """The weights to keep; the leader has them."""
 
     def run(self, show: Show) -> None:
         """Train to the end, from the newest checkpoint if there is one.
 
-        Raises Preempted at SIGTERM, with everything saved; UserError TrainingDiverged.
+        Raises Preempted at SIGTERM to any rank, with everything saved; UserError TrainingDiverged.
         """
         self._restore()
-        progress, recipe, total = self.progress, self.course.recipe, self._plan.total
-        marks = evaluation_steps(total, recipe.evaluations)
-        recent: deque[float] = deque(maxlen=SPEED_STEPS)
-        began, saved = time.monotonic() - progress.seconds, time.monotonic()
         try:
-            while True:
-                if progress.step in marks and progress.evaluated < progress.step:
-                    self._evaluate()
-                if progress.step >= total:
-                    break
-                before, tokens = time.monotonic(), progress.tokens
-                self._step(self._plan.batch(progress.step), learning_rate(progress.step, total, recipe))
-                progress.seconds = time.monotonic() - began
-                recent.append((progress.tokens - tokens) / (time.monotonic() - before))
-                show(progress, total, sum(recent) / len(recent))
-                if time.monotonic() - saved >= recipe.checkpoint_seconds:
-                    self._save()
-                    saved = time.monotonic()
+            self._train(show)
+        except PeerLost:
+            raise
         except Preempted:
             self._save()
             self._checkpoints.flush()
@@ -109,51 +124,76 @@ class Loop:
         self._save()
         self._checkpoints.flush()
 
-    def _step(self, batch: Batch, rate: float) -> None:
-        """One optimiser step. Leaves everything as it was where it is stopped."""
-        steps, rows = self.course.recipe.decoding_heads, self.course.train.rows
-        count_K = [
-            sum(column) for column in zip(*(rows[row].labels(steps) for pack in batch for row in pack), strict=True)
-        ]
-        weights = step_weights(self.course.recipe.loss, self.course.recipe.step_decay, count_K, self.progress.alpha_K)
-        loss, alpha_K, tokens = 0.0, torch.zeros(steps), 0
-        self._optimiser.zero_grad()
-        for pack in packs(self.course.train, batch, self.course.device, self._stopping):
-            value, sums_K = self._loss(pack, weights)
-            value.backward()  # type: ignore[no-untyped-call]
-            loss, tokens = loss + float(value.detach()), tokens + len(pack.next_N)
-            alpha_K += sums_K.cpu().float()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.course.recipe.max_grad_norm)
-        if not math.isfinite(loss) or not bool(torch.isfinite(norm)):
+    def _train(self, show: Show) -> None:
+        progress, recipe, total = self.progress, self.course.recipe, self._plan.total
+        marks = evaluation_steps(total, recipe.evaluations)
+        recent: deque[float] = deque(maxlen=SPEED_STEPS)
+        began, self._saved = time.monotonic() - progress.seconds, time.monotonic()
+        with closing(feed(self.course.train, self._mine(progress.step), self.course.device)) as packs:
+            while True:
+                if progress.step in marks and progress.evaluated < progress.step:
+                    self._evaluate()
+                if progress.step >= total:
+                    break
+                before, tokens = time.monotonic(), progress.tokens
+                save = self._step(self._plan.batch(progress.step), packs, learning_rate(progress.step, total, recipe))
+                progress.seconds = time.monotonic() - began
+                recent.append((progress.tokens - tokens) / (time.monotonic() - before))
+                show(progress, total, sum(recent) / len(recent))
+                if save:
+                    self._save()
+
+    def _mine(self, first_step: int) -> Iterator[list[int]]:
+        """Packs of this rank, from a step on to the end of the run."""
+        for step in range(first_step, self._plan.total):
+            yield from self._group.share(self._plan.batch(step))
+
+    def _step(self, batch: Batch, packs: Iterator[Pack], rate: float) -> bool:
+        """One optimiser step over a batch, this rank's packs of which come next; returns whether a checkpoint is due.
+
+        Leaves everything as it was where it is stopped.
+        """
+        recipe, rows, progress = self.course.recipe, self.course.train.rows, self.progress
+        labels = (rows[row].labels(recipe.decoding_heads) for pack in batch for row in pack)
+        count_K = [sum(column) for column in zip(*labels, strict=True)]
+        weights = step_weights(recipe.loss, recipe.step_decay, count_K, progress.alpha_K)
+        sums_J = torch.zeros(1 + recipe.decoding_heads, dtype=torch.float64, device=self.course.device)
+        self._replicas.begin()
+        for _ in self._group.share(batch):
+            if self._stopping.is_set():
+                break
+            value, alpha_K = self._replicas.add(next(packs), weights)
+            sums_J += torch.cat([value[None], alpha_K])
+        due = self._group.leader and time.monotonic() - self._saved >= recipe.checkpoint_seconds
+        flags = torch.tensor([self._stopping.is_set(), due], dtype=torch.float64)
+        stop, save, loss, *alphas = self._group.sum(torch.cat([flags, sums_J.cpu()])).tolist()
+        if stop:
+            raise Preempted
+        self._replicas.reduce()
+        norm = _total(torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.max_grad_norm))
+        if not math.isfinite(loss) or not math.isfinite(norm):
             raise UserError(
                 reasons.TRAINING_DIVERGED,
-                f"The loss or its gradient is not finite at step {self.progress.step}: lower "
+                f"The loss or its gradient is not finite at step {progress.step}: lower "
                 "hyperparameters.learningRate or maxGradNorm, or use computeDtype Float32.",
             )
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._optimiser.step()
-        old = self.progress.loss
-        self.progress.loss = loss if old is None else SMOOTHING * old + (1 - SMOOTHING) * loss
-        self.progress.step += 1
-        self.progress.tokens += tokens
-        self.progress.alpha_K = [float(a) / max(count, 1) for a, count in zip(alpha_K, count_K, strict=True)]
-
-    def _loss(self, pack: Pack, weights: Sequence[StepWeights]) -> tuple[Tensor, Tensor]:
-        device = self.course.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self._compute == torch.bfloat16):
-            hidden_KAH = torch.stack(list(self.model.unroll(pack, self.course.recipe.decoding_heads)))
-        argmax_A, served_A = self._draft_ids_V[pack.argmax_A.long()], self._draft_ids_V[pack.served_A]
-        labels = Labels(pack.last_AH, pack.lse_A, argmax_A, served_A, pack.end_A)
-        teacher, head_DH = self.course.teacher, self.model.lm_head.weight
-        return head_loss(hidden_KAH, head_DH, labels, teacher=teacher, weights=weights, compute=self._compute)
+        progress.loss = loss if progress.loss is None else SMOOTHING * progress.loss + (1 - SMOOTHING) * loss
+        progress.step += 1
+        progress.tokens += sum(rows[row].length for pack in batch for row in pack)
+        progress.alpha_K = [alpha / max(count, 1) for alpha, count in zip(alphas, count_K, strict=True)]
+        return bool(save)
 
     def _evaluate(self) -> None:
-        judgement, progress = judge(self.model, self.course, self._stopping), self.progress
+        with self._replicas.whole():
+            judgement = judge(self.model, self.course, self._stopping, self._group)
+        progress = self.progress
         progress.evaluated = progress.step
         if judgement.acceptance_length >= progress.best_length:
             progress.best_step, progress.best_length = progress.step, judgement.acceptance_length
-            self.best = _weights(self.model)
+            self.best = self._copies(self.model.state_dict())
         progress.curve.append(
             {
                 "step": progress.step,
@@ -167,47 +207,77 @@ class Loop:
         log.info("held out: %s", progress.curve[-1])
 
     def _save(self) -> None:
+        """Let the leader write a checkpoint. Collective where weights are cut."""
         moments = self._optimiser.state_dict()["state"]
-        self._checkpoints.save(
-            self.progress,
+        tensors = self._copies(
             {
                 **{f"model.{name}": tensor for name, tensor in self.model.state_dict().items()},
-                **{f"best.{name}": tensor for name, tensor in self.best.items()},
                 **{f"optimiser.{i}.{name}": tensor for i, state in moments.items() for name, tensor in state.items()},
-            },
+            }
         )
+        if self._group.leader:
+            self._checkpoints.save(
+                self.progress, {**tensors, **{f"best.{name}": tensor for name, tensor in self.best.items()}}
+            )
+        self._saved = time.monotonic()
 
     def _restore(self) -> None:
-        found = self._checkpoints.newest()
-        if found is None:
+        """Go on from the leader's newest checkpoint: it reads, all others get what they need of it. Collective."""
+        found = self._checkpoints.newest() if self._group.leader else None
+        progress, tensors = found or (None, dict[str, Tensor]())
+        progress = self._group.tell(progress)
+        if progress is None:
             return
-        self.progress, tensors = found
+        self.progress = progress
         self.progress.resumes += 1
-        self.model.load_state_dict(_named(tensors, "model."))
         self.best = {name: tensor.clone() for name, tensor in _named(tensors, "best.").items()}
+        parameters = dict(self.model.named_parameters())
+        trained = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _named(tensors, "optimiser.").items():
-            index, _, key = name.partition(".")
-            moments.setdefault(int(index), {})[key] = tensor.clone()
+        kinds = {name: (x.shape, x.dtype) for name, x in tensors.items() if not name.startswith("best.")}
+        for name, (shape, dtype) in self._group.tell(kinds).items():
+            whole = torch.empty(shape, dtype=dtype, device=self.course.device)
+            if self._group.leader:
+                whole.copy_(tensors[name])
+            self._group.copy(whole)
+            what, _, rest = name.partition(".")
+            if what == "model":
+                with torch.no_grad():
+                    parameters[rest].copy_(placed(whole, parameters[rest]))
+            else:
+                index, _, key = rest.partition(".")
+                moments.setdefault(int(index), {})[key] = placed(whole, trained[int(index)])
         groups = self._optimiser.state_dict()["param_groups"]
         self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
         log.info("goes on after step %d", self.progress.step)
 
+    def _copies(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return copies(tensors, keep=self._group.leader)
 
-def judge(model: Eagle3, course: Course, stopping: threading.Event) -> Judgement:
-    """Judge a drafter on the holdout."""
+
+def judge(model: Eagle3, course: Course, stopping: threading.Event, group: Group | None = None) -> Judgement:
+    """Judge a drafter on the holdout, each rank its share; raises Preempted on all ranks where one is to stop."""
+    group = group or Group()
     batch = in_order([row.length for row in course.holdout.rows])
     steps, compute = course.recipe.decoding_heads, DTYPES[course.recipe.compute_dtype]
     vocabulary_D = course.vocabulary_D.to(course.device)
-    return evaluate(model, packs(course.holdout, batch, course.device, stopping), vocabulary_D, steps, compute)
+    mine: Judgement | None = None
+    with suppress(Preempted):
+        share = packs(course.holdout, group.share(batch), course.device, stopping)
+        mine = evaluate(model, share, vocabulary_D, steps, compute)
+    found = [part for part in group.gather(mine) if part is not None]
+    if len(found) < group.place.size:
+        raise Preempted
+    return reduce(operator.add, found)
 
 
-def packs(states: States, batch: Batch, device: torch.device, stopping: threading.Event) -> Iterator[Pack]:
+def packs(states: States, batch: Batch, device: torch.device, stopping: threading.Event) -> Generator[Pack, None, None]:
     """Packs of a batch, one after another; raises Preempted between two of them."""
-    for members in batch:
-        if stopping.is_set():
-            raise Preempted
-        yield states.pack(members, device)
+    with closing(feed(states, batch, device)) as ready:
+        for pack in ready:
+            if stopping.is_set():
+                raise Preempted
+            yield pack
 
 
 def evaluation_steps(total: int, evaluations: int) -> frozenset[int]:
@@ -215,8 +285,9 @@ def evaluation_steps(total: int, evaluations: int) -> frozenset[int]:
     return frozenset(math.ceil(total * (i + 1) / evaluations) for i in range(evaluations))
 
 
-def _weights(model: Eagle3) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+def _total(norm: Tensor) -> float:
+    """Return a norm as a number, also where the gradients are cut."""
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

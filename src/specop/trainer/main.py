@@ -3,6 +3,9 @@
 Stages, as `/progress` shows them: Downloading, Teacher, Training, Evaluating, Exporting. What is judged at the end and
 published is the exported files read back, not the weights in memory: figures and bytes belong together.
 
+Of several processes all download, teach and train together; the leader alone judges what was exported and publishes it,
+and the others end after it, when there is a result or another attempt is to go on.
+
 A second attempt on the same pod finds the teacher's states on its disk; one on another pod makes them again, and goes
 on from the newest checkpoint in storage.
 """
@@ -13,7 +16,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,19 +27,21 @@ from specop.api.shared import Contract, Json, Weights
 from specop.api.training_job import TrainingSummary
 from specop.common.clock import system_clock
 from specop.common.errors import UserError
-from specop.common.hashing import digest, short
+from specop.common.hashing import digest
 from specop.storage.base import Store
 from specop.storage.blobs import Manifest, drafter_digest, put_files, write_manifest
 from specop.storage.job import Job, run_job
 from specop.storage.stores import open_store
 from specop.storage.uri import join
 from specop.trainer.bar import Bar
+from specop.trainer.cache import make_states
 from specop.trainer.checkpoint import Checkpoints, Progress
 from specop.trainer.config import Recipe, recipe
 from specop.trainer.display import Display, Listener
 from specop.trainer.evaluate import Judgement
 from specop.trainer.events import Events
 from specop.trainer.export import CONFIG, TENSORS, read_drafter, write_drafter
+from specop.trainer.group import Group, Place
 from specop.trainer.inputs import Inputs, download_inputs
 from specop.trainer.loop import DTYPES, Course, Loop, judge
 from specop.trainer.meter import Meter, flops_per_token, peak_flops
@@ -53,24 +57,34 @@ from specop.trainer.vocabulary import draft_vocabulary
 log = logging.getLogger(__name__)
 
 
-def train(config: TrainingConfig, job: Job[TrainingConfig]) -> TrainingFacts:
-    """Run one training job; raises UserError for what a user can mend, Preempted at SIGTERM with everything saved."""
-    knobs = recipe(config.hyperparameters)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def train(config: TrainingConfig, job: Job[TrainingConfig], group: Group | None = None) -> TrainingFacts | None:
+    """Run one training job, or one process of it; returns the leader's facts, None to the others.
+
+    Raises UserError for what a user can mend, Preempted at SIGTERM with everything saved.
+    """
+    group = group or Group()
+    knobs, device = recipe(config.hyperparameters), _device(group.place)
     output = open_store(config.output, config.store)
     events = Events(output, join(config.output, "runs", config.uid, "events.jsonl"), system_clock)
-    with Display(job, _listeners(job, output, events)) as display, _memory_errors(device):
+    listeners = _listeners(job, output, events) if group.leader else []
+    with Display(job, listeners) as display, _memory_errors(device):
+        group.join(device, job.stopping)
         display.stage("Downloading")
-        inputs = download_inputs(config, job, knobs)
+        inputs = download_inputs(config, job, knobs, group)
         display.stage("Teacher")
         teacher = Teacher(inputs.target, DTYPES[knobs.compute_dtype], device)
         model, vocabulary_D = _drafter(teacher, inputs, knobs)
-        course = _course(job, inputs, teacher, knobs, vocabulary_D)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        states = make_states(job, inputs, teacher, group, parameters=parameters)
+        course = _course(config, teacher, vocabulary_D, states)
         meter = _meter(model, course)
         display.measure_by(meter)
         display.stage("Training")
-        loop = Loop(model, course, _checkpoints(job, output, inputs), job.stopping)
+        loop = Loop(model, course, _checkpoints(job, output, inputs), job.stopping, group)
         loop.run(display.training)
+        if not group.leader:
+            group.outlast_leader()
+            return None
         display.trained(loop.progress)
         display.stage("Evaluating")
         folder = job.work_dir / "drafter"
@@ -87,6 +101,15 @@ def train(config: TrainingConfig, job: Job[TrainingConfig]) -> TrainingFacts:
         return TrainingFacts(drafter=drafter, contract=contract, summary=summary)
 
 
+def _device(place: Place) -> torch.device:
+    """Return the device of this process: a GPU of its own, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", place.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
 def _drafter(teacher: Teacher, inputs: Inputs, knobs: Recipe) -> tuple[Eagle3, Tensor]:
     """Make the drafter to train: from the parent's weights and draft vocabulary, or from the target."""
     if inputs.parent:
@@ -100,32 +123,20 @@ def _drafter(teacher: Teacher, inputs: Inputs, knobs: Recipe) -> tuple[Eagle3, T
     return model.to(teacher.device), vocabulary_D
 
 
-def _course(job: Job[TrainingConfig], inputs: Inputs, teacher: Teacher, knobs: Recipe, vocabulary_D: Tensor) -> Course:
-    """Let the teacher make what is missing of its states; afterwards only its head is kept."""
-    dataset = job.config.dataset.digest
-    depends = {
-        "dataset": dataset,
-        "target": inputs.facts.fingerprint,
-        "layers": list(teacher.layers),
-        "dtype": knobs.compute_dtype,
-        "length": knobs.max_length,
-        "scalars": ["lse", "argmax", "peak"],
-    }
-    folder = job.work_dir / "states" / short(digest(depends), 16)
-    taught = [replace(row, temperature=1.0) for row in inputs.train]  # soft labels; drafts follow any temperature then
-    train, holdout = States(folder / "train", taught), States(folder / "holdout", inputs.holdout)
-    for states in (train, holdout):
-        states.make(states.missing(), teacher, lambda _: job.check())
-    teacher.release()
+def _course(config: TrainingConfig, teacher: Teacher, vocabulary_D: Tensor, states: tuple[States, States]) -> Course:
+    train, holdout = states
+    if train.complete and holdout.complete:
+        teacher.release()  # only its head is wanted from now on
     head_DH = teacher.head_VH[vocabulary_D.to(teacher.device)]
     return Course(
-        recipe=knobs,
-        digest=dataset,
+        recipe=recipe(config.hyperparameters),
+        digest=config.dataset.digest,
         train=train,
         holdout=holdout,
         vocabulary_D=vocabulary_D,
         teacher=lambda last_CH: teacher.logits(last_CH, head_DH),
         device=teacher.device,
+        sharded=config.sharding == "Full",
     )
 
 
@@ -233,4 +244,7 @@ def _memory_errors(device: torch.device) -> Iterator[None]:
 
 def main() -> int:
     """Run this process of a training Job."""
-    return run_job("training", TrainingConfig, train, private=True)
+    group = Group(Place.from_environment())
+    code = run_job("training", TrainingConfig, lambda config, job: train(config, job, group), private=True)
+    group.leave(code)
+    return code

@@ -1,18 +1,26 @@
-"""The teacher's states on disk: made once, read at random by every epoch.
+"""The teacher's states of a list of rows: as many as there is room for on disk, the others made anew each time.
 
 One file a block of rows, in bfloat16: captured states of every token that the drafter reads, and per anchor the final
-state (together 2(3n + a)H bytes for n tokens and a anchors) and 12 bytes of scalars: log-sum-exp, argmax and its
-log-probability. The first epoch, too, trains on these rounded states, so that a run does not depend on whether its
-cache was there.
+state (together 2(3n + a)H bytes for n tokens and a anchors) and a few scalars. The first epoch, too, trains on these
+rounded states, so that a run does not depend on whether its cache was there. Where the room ends, a prefix of the
+blocks is kept, the same whatever is asked for first, and the rows of the others go through the teacher with every pack
+that they are in: one epoch of that costs a forward pass of the target, the room costs disk.
 
 The folder's name is a digest over everything that the states depend on. Each file carries a checksum of its tensors;
 one that is missing or damaged is made again, never an error. Files appear under their names when they are complete, so
-a killed process leaves nothing that could be mistaken for a block.
+a killed process leaves nothing that could be mistaken for a block. The processes of a node share the folder: each makes
+a part, and opens the others' when all are done.
+
+The teacher is asked by one thread at a time: packs are assembled ahead of the training, while the holdout is judged.
 """
 
-import shutil
+import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,23 +29,53 @@ from specop.api import reasons
 from specop.common.errors import UserError
 from specop.trainer.attention import Segment
 from specop.trainer.batches import Pack, Row
-from specop.trainer.teacher import RowStates, Teacher
+from specop.trainer.teacher import RowStates
 from specop.trainer.tensors import read_tensors, write_tensors
+
+log = logging.getLogger(__name__)
 
 BLOCK_TOKENS = 4096
 """Tokens that the teacher sees at once."""
-SPARE_BYTES = 1 << 30
-"""Left free on disk for checkpoints and the export."""
+SCALAR_BYTES = 4
+NAMES = tuple(field.name for field in fields(RowStates))
+"""Names of a block's tensors."""
+
+
+class Source(Protocol):
+    """Who makes states: the target in this process (`Teacher`), or an engine that is asked for them."""
+
+    def states(self, rows: Sequence[Row]) -> list[RowStates]:
+        """States of some rows of similar length, in their order, on the CPU."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What states weigh on disk."""
+
+    hidden: int
+    captured: int
+    """Captured layers."""
+
+    def of(self, row: Row) -> int:
+        """Bytes of one row."""
+        scalars = SCALAR_BYTES * (len(NAMES) - 2)
+        return 2 * self.hidden * self.captured * row.length + (2 * self.hidden + scalars) * row.labels(1)[0]
 
 
 class States:
     """The states of a list of rows, by index."""
 
-    def __init__(self, folder: Path, rows: Sequence[Row]) -> None:
+    def __init__(self, folder: Path, rows: Sequence[Row], source: Source, sizes: Sizes) -> None:
         """`folder` is named after everything that the states depend on; `rows` are the same rows in the same order."""
         self.rows = rows
+        self.kept = 0
+        """How many blocks are kept on disk, from the first on."""
         self._folder = folder
-        self._blocks = list(_blocks(rows))
+        self._source = source
+        self._turn = threading.Lock()
+        self._blocks = list(_blocks(range(len(rows)), rows))
+        self._bytes = [sum(sizes.of(rows[row]) for row in block) for block in self._blocks]
         self._place: dict[int, tuple[int, int, int]] = {}
         for block, members in enumerate(self._blocks):
             token = anchor = 0
@@ -47,31 +85,55 @@ class States:
                 anchor += rows[row].labels(1)[0]
         self._open: dict[int, dict[str, Tensor]] = {}
 
-    def missing(self) -> list[int]:
-        """Blocks that are absent or damaged; opens the others."""
-        for block in range(len(self._blocks)):
+    @property
+    def blocks(self) -> int:
+        """How many blocks there are, on disk or not."""
+        return len(self._blocks)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all states are on disk, so that the teacher is wanted no more."""
+        return len(self._open) == len(self._blocks)
+
+    def fit(self, room: int) -> int:
+        """Keep as many blocks as go into so many bytes; returns the bytes that are left."""
+        self.kept = sum(end <= room for end in accumulate(self._bytes))
+        return room - sum(self._bytes[: self.kept])
+
+    def present(self) -> int:
+        """Bytes that are on disk already."""
+        return sum(file.stat().st_size for file in self._folder.glob("block-*.safetensors"))
+
+    def missing(self, blocks: slice = slice(None)) -> list[int]:
+        """Of these kept blocks, the ones that are absent or damaged; opens the others."""
+        wanted = range(self.kept)[blocks]
+        for block in wanted:
             found = read_tensors(self._file(block))
-            if found and len(found[0]["aux"]) == sum(self.rows[row].length for row in self._blocks[block]):
+            if found and self._whole(block, found[0]):
                 self._open[block] = found[0]
-        return [block for block in range(len(self._blocks)) if block not in self._open]
+        return [block for block in wanted if block not in self._open]
 
-    def make(self, blocks: Sequence[int], teacher: Teacher, before_each: Callable[[int], None]) -> None:
-        """Let the teacher make these blocks; `before_each` gets the tokens done so far (and may raise to stop).
-
-        Raises UserError DiskFull before it starts where they will not fit.
-        """
-        self._check_disk([row for block in blocks for row in self._blocks[block]], teacher)
+    def make(self, blocks: Sequence[int], before_each: Callable[[int], None]) -> None:
+        """Let the teacher make these blocks; `before_each` gets the tokens done so far (and may raise to stop)."""
         done = 0
         for block in blocks:
             before_each(done)
-            found = teacher.states([self.rows[row] for row in self._blocks[block]])
-            _write(self._file(block), _joined(found))
-            self._open[block] = _require(self._file(block))
-            done += sum(self.rows[row].length for row in self._blocks[block])
+            rows = [self.rows[row] for row in self._blocks[block]]
+            found = self._ask(rows)
+            tensors = {name: torch.cat([getattr(states, name) for states in found]) for name in NAMES}
+            write_tensors(self._file(block), tensors, {})
+            self._load(block)
+            done += sum(row.length for row in rows)
+
+    def load(self) -> None:
+        """Open what other processes of this node made just now; what one of them lost is made with its packs."""
+        for block in range(self.kept):
+            if block not in self._open:
+                self._load(block)
 
     def pack(self, members: Sequence[int], device: torch.device) -> Pack:
-        """Assemble a pack of these rows."""
-        rows, parts = [self.rows[member] for member in members], [self._row(member) for member in members]
+        """Assemble a pack of these rows, asking the teacher for what is not kept."""
+        rows, parts = [self.rows[member] for member in members], self._states(members)
         segments, anchors, ends = [], [], []
         n0 = a0 = 0
         for row in rows:
@@ -104,63 +166,50 @@ class States:
         )
         return pack.to(device)
 
-    def _row(self, row: int) -> RowStates:
-        block, token, anchor = self._place[row]
-        tensors = self._open[block]
-        anchors = slice(anchor, anchor + self.rows[row].labels(1)[0])
-        return RowStates(
-            tensors["aux"][token : token + self.rows[row].length],
-            *(tensors[name][anchors] for name in ("last", "lse", "argmax", "peak")),
-        )
+    def _states(self, members: Sequence[int]) -> list[RowStates]:
+        """States of rows: from disk, or from the teacher, in groups that depend on nothing but the rows."""
+        found = {row: self._kept(row) for row in members if self._place[row][0] in self._open}
+        for group in _blocks([row for row in members if row not in found], self.rows):
+            found |= zip(group, self._ask([self.rows[row] for row in group]), strict=True)
+        return [found[row] for row in members]
 
-    def _check_disk(self, rows: Sequence[int], teacher: Teacher) -> None:
-        hidden, captured = teacher.config.hidden_size, len(teacher.layers)
-        tokens = sum(self.rows[row].length for row in rows)
-        anchors = sum(self.rows[row].labels(1)[0] for row in rows)
-        need = 2 * hidden * (captured * tokens + anchors) + 12 * anchors + SPARE_BYTES
-        self._folder.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self._folder.parent).free
-        if need > free:
-            raise UserError(
-                reasons.DISK_FULL,
-                f"The teacher's states and a checkpoint need {need >> 20} MiB of scratch space, {free >> 20} MiB are "
-                "free: give the pods more ephemeral storage, or train on a smaller dataset.",
-            )
+    def _kept(self, row: int) -> RowStates:
+        block, token, anchor = self._place[row]
+        tokens = slice(token, token + self.rows[row].length)
+        anchors = slice(anchor, anchor + self.rows[row].labels(1)[0])
+        tensors = self._open[block]
+        return RowStates(*(tensors[name][tokens if name == "aux_nCH" else anchors] for name in NAMES))
+
+    def _ask(self, rows: Sequence[Row]) -> list[RowStates]:
+        with self._turn:
+            found = self._source.states(rows)
+        for states in found:
+            if not all(bool(torch.isfinite(getattr(states, name)).all()) for name in NAMES):
+                raise UserError(
+                    reasons.WEIGHTS_INVALID, "The target's own hidden states are not finite: check its weights."
+                )
+        return found
+
+    def _load(self, block: int) -> None:
+        found = read_tensors(self._file(block), check=False)
+        if found and self._whole(block, found[0]):
+            self._open[block] = found[0]
+
+    def _whole(self, block: int, tensors: dict[str, Tensor]) -> bool:
+        tokens = sum(self.rows[row].length for row in self._blocks[block])
+        return set(tensors) == set(NAMES) and len(tensors["aux_nCH"]) == tokens
 
     def _file(self, block: int) -> Path:
         return self._folder / f"block-{block:06d}.safetensors"
 
 
-def _blocks(rows: Sequence[Row]) -> Iterator[list[int]]:
+def _blocks(members: Sequence[int], rows: Sequence[Row]) -> Iterator[list[int]]:
     """Order rows by length and cut them so that a padded block has at most `BLOCK_TOKENS` tokens."""
     block: list[int] = []
-    for row in sorted(range(len(rows)), key=lambda index: (rows[index].length, index)):
+    for row in sorted(members, key=lambda index: (rows[index].length, index)):
         if block and (len(block) + 1) * (rows[row].length + 1) > BLOCK_TOKENS:
             yield block
             block = []
         block.append(row)
     if block:
         yield block
-
-
-def _joined(found: Sequence[RowStates]) -> dict[str, Tensor]:
-    return {
-        "aux": torch.cat([states.aux_nCH for states in found]),
-        "last": torch.cat([states.last_aH for states in found]),
-        "lse": torch.cat([states.lse_a for states in found]),
-        "argmax": torch.cat([states.argmax_a for states in found]),
-        "peak": torch.cat([states.peak_a for states in found]),
-    }
-
-
-def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    if not all(bool(torch.isfinite(tensors[name]).all()) for name in ("aux", "last", "lse")):
-        raise UserError(reasons.WEIGHTS_INVALID, "The target's own hidden states are not finite: check its weights.")
-    write_tensors(file, tensors, {})
-
-
-def _require(file: Path) -> dict[str, Tensor]:
-    found = read_tensors(file)
-    if found is None:
-        raise OSError(f"{file} cannot be read back after it was written")
-    return found[0]
