@@ -118,6 +118,14 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "all held out": (DATASET, {"spec.holdout.percent": 100}, "should be less than or equal to 50"),
     "tiny rows": (DATASET, {"spec.transform.maxLength": 8}, "should be greater than or equal to 64"),
     # training jobs
+    "no nodes": (JOB, {"spec.parallelism": {"nodes": 0}}, "should be greater than or equal to 1"),
+    "sharding of one process": (JOB, {"spec.parallelism": {"sharding": "Full"}}, "set nodes or processesPerNode"),
+    "fewer GPUs than processes": (
+        JOB,
+        {"spec.parallelism": {"processesPerNode": 4}, f"{POD}.resources.limits": {"nvidia.com/gpu": 2}},
+        "set as many as parallelism.processesPerNode",
+    ),
+    "cache in words": (JOB, {"spec.stateCache": "half"}, "must be a Kubernetes quantity"),
     "no dataset": (JOB, {"spec.datasetRef": REMOVED}, "spec.datasetRef: Required value"),
     "dataset by digest": (JOB, {"spec.datasetRef.name": DIGEST[:30]}, "must be the name of an object"),
     "float learning rate": (JOB, {"spec.hyperparameters.learningRate": 0.001}, "must be of type string"),

@@ -218,3 +218,24 @@ def test_a_failed_run_is_final_until_the_object_changes() -> None:
     found.edit("SpeculatorTrainingJob", "agent-v1", lambda spec: spec.update(podTemplate={}))
     found.settle()
     assert conditions(found) == {"Succeeded": ("True", "Completed")}
+
+
+def test_several_nodes_meet_at_a_service_that_is_made_before_their_job() -> None:
+    inputs = observed(build.training(parallelism={"nodes": 2, "processesPerNode": 4}))
+    status = training_job.plan(inputs, build.at(0)).status
+    stored = build.training(parallelism={"nodes": 2, "processesPerNode": 4}, status=status)
+    service, job = (create.body for create in training_job.plan(replace(inputs, obj=stored), build.at(1)).creates)
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+    pod = job["spec"]["template"]["spec"]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2
+    (main,) = pod["containers"]
+    assert main["args"] == ["--nodes=2", "--processes=4", "--rendezvous=agent-v1-training-0.agent-v1-training:29400"]
+    assert main["resources"] == {"limits": {"nvidia.com/gpu": "4"}}
+
+
+def test_a_run_of_several_nodes_settles() -> None:
+    found = world(parallelism={"nodes": 2})
+    found.outcomes["agent-v1-training"] = build.training_outcome()
+    found.settle()
+    assert conditions(found) == {"Succeeded": ("True", "Completed")}

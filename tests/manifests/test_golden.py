@@ -11,10 +11,10 @@ import yaml
 from specop.api.dataset import DatasetStatus
 from specop.api.endpoint import DraftedEndpoint
 from specop.api.shared import Json, PodTemplate
-from specop.api.training_job import TrainingStatus
+from specop.api.training_job import SpeculatorTrainingJob, TrainingStatus
 from specop.domain import training_job as training_plan
 from specop.domain.observed import TrainingObserved
-from specop.manifests.job import dataset_job, inspect_drafter_job, inspect_target_job, training_job
+from specop.manifests.job import dataset_job, inspect_drafter_job, inspect_target_job, rendezvous_service, training_job
 from specop.manifests.serving import ArmSpec, default_images, deployment, scale, service
 from tests.domain import build
 
@@ -64,6 +64,20 @@ def training() -> Json:
     return training_job(stored, RUNTIMES, PodTemplate(runtime_class_name="nvidia"))
 
 
+def several(**parallelism: Any) -> SpeculatorTrainingJob:
+    obj = build.training(parallelism=parallelism, stateCache="200Gi")
+    status = training_plan.plan(TrainingObserved(obj, RUNTIMES, dataset=build.finished_dataset()), build.at(0)).status
+    return obj.model_copy(update={"status": TrainingStatus.model_validate(status)})
+
+
+def training_nodes() -> Json:
+    return training_job(several(nodes=2, processesPerNode=8, sharding="Full"), RUNTIMES, None)
+
+
+def rendezvous() -> Json:
+    return rendezvous_service(several(nodes=2))
+
+
 def endpoint(**spec: Any) -> DraftedEndpoint:
     given = {"drafter": build.asks_for(), "podTemplate": TEMPLATE, "engine": {"args": ["--enforce-eager"]}, **spec}
     return build.endpoint(**given)
@@ -78,6 +92,8 @@ def arm(*, drafted: bool = False, **spec: Any) -> Json:
 CASES: dict[str, Callable[[], Json]] = {
     "job-dataset": dataset,
     "job-training": training,
+    "job-training-nodes": training_nodes,
+    "service-rendezvous": rendezvous,
     "job-inspect": lambda: inspect_drafter_job(build.drafter("mine"), RUNTIMES, "s3://team-a/specop"),
     "job-target": lambda: inspect_target_job(endpoint(), RUNTIMES, "s3://team-a/specop"),
     "deployment-base": arm,

@@ -17,7 +17,16 @@ from specop.api.base import (
     Uri,
 )
 from specop.api.markers import Cel, Immutable, ListMap, ServerDefault, Worded
-from specop.api.shared import Contract, DrafterRefStatus, Evaluation, NamedUid, PodTemplate, Storage, TargetSpec
+from specop.api.shared import (
+    Contract,
+    DrafterRefStatus,
+    Evaluation,
+    NamedUid,
+    PodTemplate,
+    Quantity,
+    Storage,
+    TargetSpec,
+)
 
 LossName = Literal["KL", "LKAlpha", "LKHybrid", "TV", "CE", "CEArgmax", "RKL", "JSD"]
 
@@ -98,6 +107,36 @@ class Hyperparameters(Model):
     )
 
 
+class Parallelism(Model):
+    """How many processes train one drafter. The same drafter comes out of any number, up to rounding."""
+
+    RULES: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "!has(self.sharding) || self.sharding != 'Full' || (has(self.nodes) && self.nodes > 1) || "
+            "(has(self.processesPerNode) && self.processesPerNode > 1)",
+            "one process has nothing to share with: set nodes or processesPerNode",
+            ".sharding",
+        ),
+    )
+
+    nodes: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="Pods, each on a node of its own or beside others; they meet over a headless Service."
+    )
+    processes_per_node: Annotated[int, Field(ge=1, le=16)] = Field(
+        default=1, description="Processes of a pod, one a GPU: the GPUs that the pod asks for follow this."
+    )
+    sharding: Literal["None", "Full"] = Field(
+        default="None",
+        description="Full cuts weights, gradients and optimiser state over all processes (FSDP2), for drafters of very "
+        "large targets; None keeps them whole everywhere, which is faster.",
+    )
+
+    @property
+    def processes(self) -> int:
+        """All processes of the run."""
+        return self.nodes * self.processes_per_node
+
+
 class WarmStart(Model):
     """Begin from existing weights; makes the new drafter a descendant of that one."""
 
@@ -112,6 +151,14 @@ class TrainingSpec(Model):
             "!(has(self.queueName) && has(self.suspend) && self.suspend)",
             "with queueName, Kueue decides over suspend: leave it false, or stop the workload in Kueue",
             ".suspend",
+        ),
+        Cel(
+            "!has(self.parallelism) || !has(self.podTemplate) || !has(self.podTemplate.resources) || "
+            "!has(self.podTemplate.resources.limits) || self.podTemplate.resources.limits.all(name, "
+            "!name.endsWith('/gpu') || quantity(string(self.podTemplate.resources.limits[name])).compareTo("
+            "quantity(string(has(self.parallelism.processesPerNode) ? self.parallelism.processesPerNode : 1))) == 0)",
+            "a process has one GPU: leave the GPUs out, or set as many as parallelism.processesPerNode",
+            ".podTemplate.resources.limits",
         ),
     )
 
@@ -143,6 +190,15 @@ class TrainingSpec(Model):
     ) = Field(default=None, description="Kueue LocalQueue; admission then decides over suspend.")
     suspend: Annotated[bool, ServerDefault(False)] = Field(
         default=False, description="Stop after a checkpoint; resume when false."
+    )
+    parallelism: Annotated[Parallelism, Immutable()] | None = Field(
+        default=None, description="Several processes; unset means one."
+    )
+    state_cache: Annotated[Quantity, Immutable()] | None = Field(
+        default=None,
+        description="Most scratch disk of a pod that the target's hidden states may take, such as 200Gi; what has no "
+        "room is computed anew in every epoch, with 0 all of it. Unset: what is free. Set it where pods have a limit "
+        "of ephemeral-storage.",
     )
     pod_template: PodTemplate | None = Field(default=None, description="Where and how the training Job's pods run.")
 

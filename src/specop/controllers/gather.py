@@ -22,6 +22,7 @@ from specop.api.preset import SpeculatorPreset
 from specop.api.shared import Json
 from specop.api.training_job import SpeculatorTrainingJob, TrainingProgress
 from specop.common.errors import Terminal
+from specop.common.names import LABEL_INDEX
 from specop.controllers.intake import Intake
 from specop.controllers.readings import Readings
 from specop.controllers.routing import is_awaited
@@ -48,7 +49,6 @@ T = TypeVar("T")
 P = TypeVar("P", DatasetProgress, TrainingProgress)
 
 _JOB_UID = "batch.kubernetes.io/controller-uid"
-_INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 class Gatherer:
@@ -189,17 +189,20 @@ class Gatherer:
 
 
 def _outcomes(jobs: tuple[Json, ...], pods: tuple[Json, ...]) -> Mapping[str, Outcome]:
-    """By uid of the Job: what the newest pod that ended with a readable message said. Pods come newest first."""
+    """By uid of the Job: what the newest pod that ended with a readable message said. Pods come newest first.
+
+    Of several pods of one run, index 0 speaks; the others are heard where they say what went wrong.
+    """
     outcomes: dict[str, Outcome] = {}
     wanted = {job["metadata"]["uid"] for job in jobs}
     for pod in pods:
         labels = pod["metadata"].get("labels", {})
         uid = labels.get(_JOB_UID)
-        if uid not in wanted or uid in outcomes or labels.get(_INDEX, "0") != "0":
+        if uid not in wanted or uid in outcomes:
             continue
         message = _message(pod)
         outcome = _parsed_text(message) if message else None
-        if outcome is not None:
+        if outcome is not None and (not outcome.ok or labels.get(LABEL_INDEX, "0") == "0"):
             outcomes[uid] = outcome
     return outcomes
 

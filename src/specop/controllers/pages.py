@@ -21,7 +21,7 @@ from specop.api.endpoint import DraftedEndpoint
 from specop.api.jobs import PROGRESS_PORT
 from specop.api.shared import Json
 from specop.common.clock import format_time, parse_time
-from specop.common.names import LABEL_ROLE
+from specop.common.names import LABEL_INDEX, LABEL_ROLE
 from specop.controllers.intake import Intake
 from specop.controllers.readings import Readings, Shipped
 from specop.controllers.routing import is_awaited, owner_of
@@ -153,9 +153,10 @@ class Scraper:
 
 def _readable(pod: Json) -> bool:
     status, metadata = pod.get("status", {}), pod["metadata"]
-    role = metadata.get("labels", {}).get(LABEL_ROLE)
+    labels = metadata.get("labels", {})
     running = status.get("phase") == "Running" and "deletionTimestamp" not in metadata
-    return running and bool(status.get("podIP")) and role in _ROLES
+    speaks = labels.get(LABEL_ROLE) in _ROLES and labels.get(LABEL_INDEX, "0") == "0"
+    return running and bool(status.get("podIP")) and speaks
 
 
 def _host(pod: Json) -> str:

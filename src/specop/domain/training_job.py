@@ -21,7 +21,7 @@ from specop.domain.conditions import Verdict, find, is_true, stalled, waiting
 from specop.domain.estimate import estimate_job
 from specop.domain.observed import TrainingObserved
 from specop.domain.plan import Apply, Create, Plan
-from specop.manifests.job import job_name, training_job
+from specop.manifests.job import job_name, rendezvous_service, training_job
 from specop.manifests.storage import resolve_storage
 
 Check = Callable[[TrainingObserved], Verdict | None]
@@ -133,7 +133,7 @@ def _without_job(observed: TrainingObserved, now: datetime) -> Plan:
     if status.resolved is not None:
         body = _body(observed.obj, observed)
         verdict = Verdict("Unknown", reasons.PENDING, "its Job is being made", reconciling=True)
-        return conclude(observed.obj, now, verdict, status, creates=(Create(body),))
+        return conclude(observed.obj, now, verdict, status, creates=(*_rendezvous(observed), Create(body)))
     for check in CHECKS:
         objection = check(observed)
         if objection is not None:
@@ -177,6 +177,14 @@ def _resolve(observed: TrainingObserved) -> TrainingResolved:
         dataset_uri=result.uri,
         warm_start=_parent(observed) if spec.warm_start else None,
     )
+
+
+def _rendezvous(observed: TrainingObserved) -> tuple[Create, ...]:
+    """Where the pods of several nodes meet; it stays, for another attempt, as long as the training job does."""
+    parallelism = observed.obj.spec.parallelism
+    if parallelism is None or parallelism.nodes == 1:
+        return ()
+    return (Create(rendezvous_service(observed.obj)),)
 
 
 # --- with the Job

@@ -4,7 +4,7 @@ PURE. A Job is never changed after creation, but for `spec.suspend`. It is told 
 owner's generation on it: an ended Job of an older generation is spent.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from specop.api.base import Resource
 from specop.api.dataset import SpeculatorDataset
@@ -20,10 +20,10 @@ from specop.api.jobs import (
     TrainingConfig,
 )
 from specop.api.shared import Json, PodTemplate, Weights
-from specop.api.training_job import SpeculatorTrainingJob
+from specop.api.training_job import Parallelism, SpeculatorTrainingJob
 from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
 from specop.common.hashing import digest, short
-from specop.common.names import ANNOTATION_GENERATION, child_name
+from specop.common.names import ANNOTATION_GENERATION, LABEL_JOB, child_name
 from specop.manifests import common
 from specop.manifests.runtime import Runtime, Runtimes
 from specop.manifests.storage import ResolvedStorage, ca_volumes, resolve_storage
@@ -33,6 +33,7 @@ MAIN = "main"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 BACKOFF_LIMIT = 3
 """Of Jobs whose kind has no such field."""
+RENDEZVOUS_PORT = 29400
 GRACE_SECONDS = 120
 """Time to write a checkpoint after SIGTERM."""
 
@@ -50,6 +51,7 @@ class JobShape:
     backoff_limit: int = BACKOFF_LIMIT
     queue_name: str | None = None
     suspend: bool = False
+    parallelism: Parallelism = field(default_factory=Parallelism)
 
 
 def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
@@ -97,11 +99,13 @@ def training_job(obj: SpeculatorTrainingJob, runtimes: Runtimes, preset_template
     resolved = obj.status.resolved
     assert resolved is not None
     storage = resolve_storage(runtimes.storage, obj.spec.storage)
-    parent = resolved.warm_start
+    parent, parallelism, cache = resolved.warm_start, obj.spec.parallelism or Parallelism(), obj.spec.state_cache
     config = TrainingConfig(
         **_run(obj, resolved.output, storage, obj.spec.target.uri),
         dataset=Weights(digest=resolved.dataset_digest, uri=resolved.dataset_uri),
         hyperparameters=resolved.hyperparameters,
+        sharding="Full" if parallelism.sharding == "Full" else None,
+        state_cache_bytes=common.number(cache) if cache is not None else None,
         warm_start=Weights(digest=parent.digest, uri=parent.uri) if parent else None,
     )
     shape = JobShape(
@@ -114,8 +118,25 @@ def training_job(obj: SpeculatorTrainingJob, runtimes: Runtimes, preset_template
         backoff_limit=obj.spec.backoff_limit,
         queue_name=obj.spec.queue_name,
         suspend=obj.spec.suspend or obj.spec.queue_name is not None,
+        parallelism=parallelism,
     )
     return _job(obj, shape, config, [storage], runtimes.job_ttl_seconds)
+
+
+def rendezvous_service(obj: SpeculatorTrainingJob) -> Json:
+    """Headless Service by whose names the pods of several nodes find the first of them."""
+    name = job_name(obj, "training")
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": common.child_metadata(obj, name, common.labels(obj, "training")),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,  # they meet before any of them is ready
+            "selector": {LABEL_JOB: name},
+            "ports": [{"name": "rendezvous", "port": RENDEZVOUS_PORT, "protocol": "TCP"}],
+        },
+    }
 
 
 def inspect_drafter_job(obj: Drafter, runtimes: Runtimes, output: str) -> Json:
@@ -185,6 +206,7 @@ def _job(owner: Resource, shape: JobShape, config: RunConfig, storages: list[Res
             "backoffLimit": shape.backoff_limit,
             "ttlSecondsAfterFinished": ttl,
             "podReplacementPolicy": "Failed",  # two attempts never run side by side
+            **_indexed(shape),
             "podFailurePolicy": {
                 "rules": [
                     _exit_code("FailJob", EXIT_USER_ERROR),
@@ -194,33 +216,72 @@ def _job(owner: Resource, shape: JobShape, config: RunConfig, storages: list[Res
             },
             "template": {
                 "metadata": common.pod_metadata(job_labels, shape.template),
-                "spec": _job_pod(shape, config, storages),
+                "spec": _job_pod(shape, config, storages, metadata["name"]),
             },
         },
     }
+
+
+def _indexed(shape: JobShape) -> Json:
+    """Several pods that all have to end well, each with a number; index 0 speaks for them."""
+    nodes = shape.parallelism.nodes
+    return {"completionMode": "Indexed", "completions": nodes, "parallelism": nodes} if nodes > 1 else {}
+
+
+def _launch(shape: JobShape, name: str) -> tuple[str, list[str]]:
+    """Name the module that a pod runs, and its arguments: with several processes, what starts them."""
+    several = shape.parallelism
+    if several.processes == 1:
+        return shape.module, []
+    arguments = [f"--nodes={several.nodes}", f"--processes={several.processes_per_node}"]
+    if several.nodes > 1:
+        arguments.append(f"--rendezvous={name}-0.{name}:{RENDEZVOUS_PORT}")
+    return f"{shape.module}.launch", arguments
+
+
+def _resources(shape: JobShape) -> Json:
+    """Resources of a pod, with as many GPUs as processes where it has any."""
+    found, processes = common.resources(shape.template, shape.runtime), shape.parallelism.processes_per_node
+    if processes > 1:
+        for amounts in found.values():
+            amounts.update({name: str(processes) for name in amounts if name.endswith("/gpu")})
+    return found
 
 
 def _exit_code(action: str, code: int) -> Json:
     return {"action": action, "onExitCodes": {"containerName": MAIN, "operator": "In", "values": [code]}}
 
 
-def _job_pod(shape: JobShape, config: RunConfig, storages: list[ResolvedStorage]) -> Json:
+def _job_pod(shape: JobShape, config: RunConfig, storages: list[ResolvedStorage], name: str) -> Json:
     runtime, storage = shape.runtime, storages[0]
     ca, ca_mounts = ca_volumes(*storages)
-    main = common.container(MAIN, runtime, shape.module, image=shape.image)
+    module, arguments = _launch(shape, name)
+    main = common.container(MAIN, runtime, module, image=shape.image)
+    if arguments:
+        main["args"] = arguments
+    several = shape.parallelism
+    shared: list[Json] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}] if several.processes_per_node > 1 else []
+    shared_mounts: list[Json] = [{"name": volume["name"], "mountPath": "/dev/shm"} for volume in shared]  # noqa: S108
     main |= {
         "env": common.env_list(
             runtime.env, common.user_env(shape.template), common.SCRATCH_ENV, common.config_env(config.to_json())
         ),
         "envFrom": storage.env_from(),
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
-        "resources": common.resources(shape.template, runtime),
-        "volumeMounts": [{"name": "work", "mountPath": WORK_DIR}, *ca_mounts, *common.claim_mounts(runtime)],
+        "resources": _resources(shape),
+        "volumeMounts": [
+            {"name": "work", "mountPath": WORK_DIR},
+            *shared_mounts,
+            *ca_mounts,
+            *common.claim_mounts(runtime),
+        ],
     }
     spec = common.pod_spec(
         shape.template,
         containers=[main],
-        volumes=[{"name": "work", "emptyDir": {}}, *ca, *common.claim_volumes(runtime)],
+        volumes=[{"name": "work", "emptyDir": {}}, *shared, *ca, *common.claim_volumes(runtime)],
         service_account=storage.credentials.service_account_name,
     )
+    if several.nodes > 1:
+        spec["subdomain"] = name  # pod names resolve in the Service of this name
     return {**spec, "restartPolicy": "Never", "terminationGracePeriodSeconds": GRACE_SECONDS}
