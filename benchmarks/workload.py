@@ -10,6 +10,7 @@ Minds: the peer norms the final state itself, ours is kept normed; with a norm w
 import json
 import math
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from specop.api.training_job import Hyperparameters
 from specop.trainer.batches import Plan, Row
 from specop.trainer.config import Recipe, recipe
 from specop.trainer.model import DrafterConfig, Eagle3
-from specop.trainer.states import States
+from specop.trainer.states import Sizes, States
 from specop.trainer.teacher import RowStates
 
 MEDIAN_TOKENS, SPREAD, LEAST_TOKENS = 380, 0.6, 64
@@ -188,8 +189,10 @@ def normed(last_aH: Tensor, config: DrafterConfig) -> Tensor:
 
 def blocks(folder: Path, workload: Workload, tensors: Tensors) -> States:
     """Return the workload's states as our trainer keeps them."""
-    states = States(folder / "blocks", workload.rows)
-    states.make(states.missing(), Drawn(workload, tensors), lambda _: None)  # type: ignore[arg-type]
+    sizes = Sizes(workload.drafter.hidden_size, len(workload.drafter.aux_layers))
+    states = States(folder / "blocks", workload.rows, Drawn(workload, tensors), sizes)
+    states.fit(sys.maxsize)
+    states.make(states.missing(), lambda _: None)
     return states
 
 

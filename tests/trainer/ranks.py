@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -32,6 +32,13 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def kill(processes: Sequence[BaseProcess]) -> None:
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+
+
 @dataclass
 class Run:
     """One run of a loop over some ranks; the leader appends step and loss to `losses`."""
@@ -55,21 +62,23 @@ class Run:
 
     def finish(self) -> dict[int, float]:
         processes = self.start()
-        for process in processes:
-            process.join()
+        try:
+            for process in processes:
+                process.join()
+        finally:
+            kill(processes)
         assert [process.exitcode for process in processes] == [0] * self.size
         return self.losses()
 
     def kill_at(self, step: int) -> None:
         """Kill all ranks at once when this step is done."""
         processes = self.start()
-        while max(self.losses(), default=0) < step:
-            assert all(process.is_alive() for process in processes)
-            time.sleep(0.01)
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.join()
+        try:
+            while max(self.losses(), default=0) < step:
+                assert all(process.is_alive() for process in processes)
+                time.sleep(0.01)
+        finally:
+            kill(processes)
 
     def losses(self) -> dict[int, float]:
         """Loss of every step, as it was computed last."""

@@ -72,12 +72,15 @@ def test_sigterm_to_one_of_two_saves_and_one_process_goes_on(world: World, tmp_p
     config = world.config("u-two", max_steps=150, evaluations=2)
     two = Attempts(world, config, tmp_path, ["--processes=2", f"--rendezvous=127.0.0.1:{free_port()}"])
     process = two.start("a")
-    wait_for(process, two.log("a"), "stage: Training")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    asked = time.monotonic()
-    os.kill(int(children[1]), signal.SIGTERM)
-    assert process.wait() == EXIT_PREEMPTED, two.log("a").read_text()
-    assert time.monotonic() - asked < 15
+    try:
+        wait_for(process, two.log("a"), "stage: Training")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        asked = time.monotonic()
+        os.kill(int(children[1]), signal.SIGTERM)
+        assert process.wait() == EXIT_PREEMPTED, two.log("a").read_text()
+        assert time.monotonic() - asked < 15
+    finally:
+        process.terminate()
     (kept,) = (two.stored / "checkpoints").iterdir()
 
     code, found, log = Attempts(world, config, tmp_path).run("b")
@@ -94,6 +97,10 @@ def test_two_nodes_make_one_drafter(world: World, tmp_path: Path) -> None:
     where = f"--rendezvous=127.0.0.1:{free_port()}"
     nodes = [Attempts(world, config, tmp_path / str(node), ["--nodes=2", f"--node={node}", where]) for node in range(2)]
     processes = [node.start() for node in nodes]
-    codes = [process.wait() for process in processes]
+    try:
+        codes = [process.wait() for process in processes]
+    finally:
+        for process in processes:
+            process.terminate()  # a launcher takes its processes along
     assert codes == [0, 0], [node.log("a").read_text() for node in nodes]
     assert [node.termination.exists() for node in nodes] == [True, False]

@@ -21,7 +21,7 @@ from specop.trainer.checkpoint import KEPT
 from specop.trainer.config import Recipe, recipe
 from specop.trainer.group import Group
 from specop.trainer.inputs import Inputs
-from specop.trainer.states import Sizes, States
+from specop.trainer.states import NAMES, Sizes, States
 from specop.trainer.teacher import Teacher
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def make_states(
         "layers": list(teacher.layers),
         "dtype": knobs.compute_dtype,
         "length": knobs.max_length,
-        "scalars": ["lse", "argmax", "peak"],
+        "tensors": NAMES,
     }
     folder = job.work_dir / "states" / short(digest(depends), 16)
     sizes = Sizes(teacher.config.hidden_size, len(teacher.layers))

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: told.set())
     processes = [_start(options, rest, local_rank) for local_rank in range(options.processes)]
     forwarded, first, deadline = False, EXIT_OK, math.inf
-    while any(process.poll() is None for process in processes):
+    while None in [process.poll() for process in processes]:
         time.sleep(POLL_SECONDS)
         if told.is_set() and not forwarded:
             forwarded = True

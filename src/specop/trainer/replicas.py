@@ -76,9 +76,13 @@ class Shards:
         self._fsdp.set_force_sum_reduction_for_comms(True)
 
     def begin(self) -> None:
-        """Begin an optimiser step: no gradient yet, and none is reduced before `reduce`."""
+        """Begin an optimiser step: no gradient yet, and none is reduced before `reduce`. Collective.
+
+        Weights are gathered here and not by the first pack, because a rank may have none.
+        """
         self._objective.zero_grad()
         self._between(packs=True)
+        self._fsdp.unshard()
 
     def add(self, pack: Pack, weights: Sequence[StepWeights]) -> tuple[Tensor, Tensor]:
         """Add a pack's gradients; returns its loss and sums of alpha, detached."""

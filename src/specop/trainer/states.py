@@ -1,11 +1,10 @@
 """The teacher's states of a list of rows: as many as there is room for on disk, the others made anew each time.
 
 One file a block of rows, in bfloat16: captured states of every token that the drafter reads, and per anchor the final
-state (together 2(3n + a)H bytes for n tokens and a anchors) and 12 bytes of scalars: log-sum-exp, argmax and its
-log-probability. The first epoch, too, trains on these rounded states, so that a run does not depend on whether its
-cache was there. Where the room ends, a prefix of the blocks is kept, the same whatever is asked for first, and the rows
-of the others go through the teacher with every pack that they are in: one epoch of that costs a forward pass of the
-target, the room costs disk.
+state (together 2(3n + a)H bytes for n tokens and a anchors) and a few scalars. The first epoch, too, trains on these
+rounded states, so that a run does not depend on whether its cache was there. Where the room ends, a prefix of the
+blocks is kept, the same whatever is asked for first, and the rows of the others go through the teacher with every pack
+that they are in: one epoch of that costs a forward pass of the target, the room costs disk.
 
 The folder's name is a digest over everything that the states depend on. Each file carries a checksum of its tensors;
 one that is missing or damaged is made again, never an error. Files appear under their names when they are complete, so
