@@ -20,6 +20,8 @@ from specop.api.base import (
     exactly_one,
 )
 from specop.api.markers import Cel, Immutable, ListMap, ServerDefault, Worded
+from specop.api.privacy import Privacy
+from specop.api.quality import Consent, Period, Quality, RowFilter
 from specop.api.shared import NamedUid, NoOutput, PodTemplate, Storage, TargetFacts, TargetSpec
 
 RowFormat = Literal[
@@ -92,6 +94,10 @@ class Source(Model):
     )
     objects: ObjectsSource | None = Field(default=None, description="Files in object storage.")
     request_log: RequestLogSource | None = Field(default=None, description="What an endpoint captured.")
+    filter: RowFilter = Field(default_factory=RowFilter, description="Which of its rows.")
+    exclude_periods: Annotated[list[Period], Field(max_length=32)] = Field(
+        default_factory=list, description="Rows of these times, and rows without a time, are left out."
+    )
     storage: Annotated[Storage, NoOutput] | None = Field(
         default=None, description="Where this source lies, if elsewhere."
     )
@@ -131,6 +137,15 @@ class DatasetSpec(Model):
     )
     transform: Annotated[Transform, Immutable()] = Field(
         default_factory=Transform, description="How conversations become rows of tokens."
+    )
+    consent: Annotated[Consent, Immutable()] = Field(
+        default_factory=Consent, description="Which rows are not for training."
+    )
+    privacy: Annotated[Privacy, Immutable()] = Field(
+        default_factory=Privacy, description="What becomes of personal data and secrets."
+    )
+    quality: Annotated[Quality, Immutable()] = Field(
+        default_factory=Quality, description="Which conversations the dataset does without."
     )
     storage: Annotated[Storage, Immutable()] | None = Field(
         default=None, description="Where the dataset is written, and how sources are reached."
@@ -178,6 +193,9 @@ class DatasetCounts(Observed):
     failed_responses: int = Field(default=0, description="Part of dropped: errors and aborted answers.")
     unsupervised: int = Field(default=0, description="Part of dropped: no generated token.")
     outweighed: int = Field(default=0, description="Part of dropped: beyond the source's share.")
+    no_consent: int = Field(default=0, description="Part of dropped: marked as not for training.")
+    private: int = Field(default=0, description="Part of dropped: with personal data or secrets, by policy.")
+    altered: int = Field(default=0, description="Part of kept: personal data or secrets were replaced.")
     truncated_rows: int = Field(default=0, description="Rows that were cut to transform.maxLength.")
 
 

@@ -23,8 +23,9 @@ from specop.data.card import card
 from specop.data.chunks import Chunk, Place, read_chunks
 from specop.data.decide import Decisions, Share, Survey
 from specop.data.formats import Fate, Json
+from specop.data.intake import Policy
 from specop.data.report import Result, Unused
-from specop.data.sources import list_objects
+from specop.data.sources import list_objects, selection
 from specop.data.work import Setup
 from specop.data.workers import Here, Pass, Workers, processes
 from specop.storage.blobs import Manifest, dataset_digest, put_files, write_manifest
@@ -53,7 +54,7 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
     meter.show("Listing")
     store = open_store(config.target, config.store)
     facts = target_facts(store, config.target)
-    setup = Setup(job.work_dir / "target", config.transform.max_length)
+    setup = _setup(config, job.work_dir / "target")
     download_target(store, config.target, setup.target, weights=False)
     objects = list_objects(config)
     meter.total = sum(item.info.size for item in objects)
@@ -81,6 +82,15 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
         raise UserError(reasons.NO_USABLE_ROWS, result.why_unusable())
     meter.show("Publishing")
     return _publish(result, rows, folder)
+
+
+def _setup(config: DatasetConfig, target: Path) -> Setup:
+    return Setup(
+        target,
+        config.transform.max_length,
+        Policy(config.privacy, config.consent, config.quality),
+        tuple(selection(source) for source in config.sources),
+    )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ who worked on them. What is wrong with a line is said by its place and a reason 
 
 import hashlib
 import json
+import os
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ from specop.common.clock import format_time
 from specop.data.chunks import Chunk
 from specop.data.formats import Exchange, Fate, Unusable, to_microseconds
 from specop.data.grammar import grammar
-from specop.data.normalise import identify, read
+from specop.data.intake import Intake, Policy, Selection, Taken
+from specop.data.normalise import identify
 from specop.data.render import Tokens, rows_of
 from specop.data.tokens import TargetText
 from specop.data.writer import ROWS
@@ -80,6 +82,10 @@ class Made:
     """Rows that were cut."""
     supervised: int = 0
     """Generated tokens in rows to train on."""
+    altered: int = 0
+    """Exchanges whose text privacy changed."""
+    entities: Counter[str] = field(default_factory=Counter)
+    """What it replaced, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,9 @@ class Setup:
     target: Path
     """Folder with the target's small files."""
     max_length: int
+    policy: Policy = field(default_factory=Policy)
+    selections: tuple[Selection, ...] = ()
+    """Of each source; none: of all the same, everything."""
 
 
 class Worker:
@@ -97,6 +106,7 @@ class Worker:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._target = TargetText(setup.target)
+        self._intake = Intake(setup.policy, os.environ)
 
     def survey(self, chunk: Chunk) -> Surveyed:
         """First pass: read the lines of a chunk and hash what decisions need."""
@@ -105,9 +115,11 @@ class Worker:
             time = conversation = content = None
             fate = Fate.TRAIN
             try:
-                exchange = _read(chunk, line)
-                if exchange is None:
+                taken = self._read(chunk, line)
+                if taken is None:
                     continue
+                exchange = taken.exchange
+                self._check_tokens(exchange)
                 conversation, content = identify(exchange)
                 time = to_microseconds(exchange.time) if exchange.time else None
             except Unusable as why:
@@ -125,15 +137,27 @@ class Worker:
         waiting: list[tuple[int, bytes, Exchange]] = []
         size = 0
         for index, line in enumerate(chunk.lines):
-            exchange = _read(chunk, line)
-            assert exchange is not None
-            waiting.append((index, _key(names, line), exchange))
+            taken = self._read(chunk, line)
+            assert taken is not None
+            made.entities(taken)
+            waiting.append((index, _key(names, line), taken.exchange))
             size += len(line)
             if size >= _BATCH_BYTES:
                 self._rows(waiting, made)
                 waiting, size = [], 0
         self._rows(waiting, made)
         return made.finish()
+
+    def _read(self, chunk: Chunk, line: bytes) -> Taken | None:
+        place = chunk.place
+        selection = self._setup.selections[place.source] if self._setup.selections else Selection(place.window)
+        return self._intake.read(line, chunk.format or "OpenAIChat", selection)
+
+    def _check_tokens(self, exchange: Exchange) -> None:
+        """Refuse rows of tokens that spell personal data: they cannot be changed. Raises Unusable."""
+        known = exchange.spans and max(exchange.token_ids) < self._target.vocab_size
+        if known and self._intake.finds(self._target.decode(exchange.token_ids)):
+            raise Unusable(Fate.PRIVATE, "personal data or a secret in a row of tokens, which cannot be changed")
 
     def _rows(self, waiting: list[tuple[int, bytes, Exchange]], made: "_Making") -> None:
         rows = rows_of([exchange for _, _, exchange in waiting], self._target)
@@ -149,7 +173,7 @@ class _Making:
         self._max_length = max_length
         self._ids, self._ends = array("i"), array("i", [0])
         self._spans, self._span_ends = array("i"), array("i", [0])
-        self._others: list[tuple[str, str, str, bool, str | None, float, bytes, bool]] = []
+        self._others: list[tuple[str, str, str, bool, str | None, float, bool, bytes, bool]] = []
         self._places: list[tuple[str, int, str, bool]] = []
         self._made = Made(MADE.empty_table(), PLACES.empty_table())
 
@@ -159,7 +183,7 @@ class _Making:
         held = fate is Fate.HOLDOUT
         copies = 1 if held else self._chunk.copies[index]
         time = format_time(exchange.time) if exchange.time else ""
-        constraint = exchange.constrained, grammar(exchange.request), exchange.temperature
+        constraint = exchange.constrained, grammar(exchange.request), exchange.temperature, exchange.altered
         some = False
         for turn, whole in enumerate(rows):
             tokens = whole.cut(self._max_length)
@@ -184,24 +208,25 @@ class _Making:
         else:
             made.corrected[fate, Fate.UNSUPERVISED if rows else Fate.REFUSED] += 1
 
+    def entities(self, taken: Taken) -> None:
+        """Count what privacy replaced in an exchange."""
+        self._made.altered += taken.exchange.altered
+        self._made.entities.update(taken.entities)
+
     def finish(self) -> Made:
         """Put the columns together."""
-        columns = list(zip(*self._others, strict=True)) or [()] * 8
-        key, source, time, constrained, grammars, temperature, hashes, held = columns
+        columns = list(zip(*self._others, strict=True)) or [()] * 9
+        key, source, time, constrained, grammars, temperature, altered, hashes, held = columns
         edges = np.frombuffer(self._spans, np.int32).reshape(-1, 2)
         spans = pa.StructArray.from_arrays([pa.array(edges[:, 0]), pa.array(edges[:, 1])], ["start", "end"])
         lists = [
             pa.ListArray.from_arrays(_int32(self._ends), _int32(self._ids)),
             pa.ListArray.from_arrays(_int32(self._span_ends), spans),
         ]
-        values = [key, source, time, *lists, constrained, grammars, temperature, hashes, held]
+        values = [key, source, time, *lists, constrained, grammars, temperature, altered, hashes, held]
         self._made.rows = _batch(values, MADE)
         self._made.places = _batch(list(zip(*self._places, strict=True)) or [()] * len(PLACES), PLACES)
         return self._made
-
-
-def _read(chunk: Chunk, line: bytes) -> Exchange | None:
-    return read(line, chunk.format or "OpenAIChat", chunk.place.window)
 
 
 def _key(names: "hashlib._Hash", line: bytes) -> bytes:
@@ -217,7 +242,7 @@ def _row_key(key: bytes, turn: int, copy: int) -> str:
     return f"{key.hex()}{turn:08x}" if turn else key.hex()
 
 
-def _hash(ids: "array[int]", tokens: Tokens, constraint: tuple[bool, str | None, float], held: bool) -> bytes:
+def _hash(ids: "array[int]", tokens: Tokens, constraint: tuple[bool, str | None, float, bool], held: bool) -> bytes:
     """Hash of what a row teaches, without where and when it was found: 16 bytes."""
     hasher = hashlib.sha256(ids)  # little-endian, as every platform is that a Job runs on
     hasher.update(json.dumps([tokens.spans, *constraint, held]).encode())
