@@ -123,6 +123,25 @@ class Transform(Model):
     )
 
 
+class RayCluster(Model):
+    """Ray machines that do what is done to rows. They need the Job's image; no storage credentials go there."""
+
+    address: Annotated[
+        str,
+        Field(max_length=256, pattern=r"^(local|auto|ray://[A-Za-z0-9.-]+:[0-9]+|[A-Za-z0-9.-]+:[0-9]+)$"),
+        Worded("must be ray://host:port"),
+    ] = Field(description="Of the head: ray://host:10001. `local` starts Ray in the Job's pod.")
+    workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None, description="Processes there; unset: as many as the cluster has processors."
+    )
+
+
+class Engine(Model):
+    """Where rows are worked on, if not in the Job's pod. It makes no difference to the dataset."""
+
+    ray: RayCluster | None = Field(default=None, description="A Ray cluster.")
+
+
 class DatasetSpec(Model):
     """What the dataset is made of."""
 
@@ -146,6 +165,9 @@ class DatasetSpec(Model):
     )
     quality: Annotated[Quality, Immutable()] = Field(
         default_factory=Quality, description="Which conversations the dataset does without."
+    )
+    engine: Annotated[Engine, Immutable()] = Field(
+        default_factory=Engine, description="Where rows are worked on, if not in the Job's pod."
     )
     storage: Annotated[Storage, Immutable()] | None = Field(
         default=None, description="Where the dataset is written, and how sources are reached."

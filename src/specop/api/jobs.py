@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from specop.api.base import Digest, Model, Observed, Uri
-from specop.api.dataset import DatasetFacts, Holdout, ObjectsSource, ResolvedWindow, Transform
+from specop.api.dataset import DatasetFacts, Engine, Holdout, ObjectsSource, ResolvedWindow, Transform
 from specop.api.privacy import Privacy
 from specop.api.quality import Consent, Period, Quality, RowFilter
 from specop.api.shared import Contract, TargetFacts, Weights
@@ -68,6 +68,7 @@ class DatasetConfig(RunConfig):
     consent: Consent = Field(default_factory=Consent)
     privacy: Privacy = Field(default_factory=Privacy)
     quality: Quality = Field(default_factory=Quality)
+    engine: Engine = Field(default_factory=Engine)
 
 
 class TrainingConfig(RunConfig):

@@ -60,7 +60,10 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
     meter.total = sum(item.info.size for item in objects)
     room = memory.room(memory.limit(), memory.processors())
     unused = Unused()
-    with _workers(setup, room, meter.total) as workers, Survey(job.work_dir / "survey", room.tables_bytes) as survey:
+    with (
+        _workers(config, setup, room, meter.total) as workers,
+        Survey(job.work_dir / "survey", room.tables_bytes) as survey,
+    ):
         with meter.stage("Reading"):
             for place, found in _map(workers, "survey", read_chunks(objects, meter.add, room.chunk_bytes)):
                 survey.add(found.rows)
@@ -94,13 +97,18 @@ def _setup(config: DatasetConfig, target: Path) -> Setup:
 
 
 @contextmanager
-def _workers(setup: Setup, room: memory.Room, size: int) -> Iterator[Workers]:
+def _workers(config: DatasetConfig, setup: Setup, room: memory.Room, size: int) -> Iterator[Workers]:
     here = Here(setup)  # also says what is wrong with the target before anything is started
-    if size < _SMALL or room.workers == 1:
+    if config.engine.ray:
+        from specop.data.cluster import actors  # noqa: PLC0415 - only who uses Ray needs it
+
+        with actors(setup, config.engine.ray) as found:
+            yield found
+    elif size < _SMALL or room.workers == 1:
         yield here
     else:
-        with processes(setup, room.workers) as found:
-            yield found
+        with processes(setup, room.workers) as pool:
+            yield pool
 
 
 def _map(workers: Workers, name: Pass, chunks: Iterator[Chunk]) -> Iterator[tuple[Place, Any]]:

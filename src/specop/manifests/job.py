@@ -87,6 +87,7 @@ def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
         consent=obj.spec.consent,
         privacy=obj.spec.privacy,
         quality=obj.spec.quality,
+        engine=obj.spec.engine,
     )
     shape = JobShape(
         role="dataset",
