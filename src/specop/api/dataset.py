@@ -121,6 +121,11 @@ class Transform(Model):
     max_bad_percent: Annotated[int, Field(ge=0, le=100)] = Field(
         default=5, description="Malformed lines are set aside until they pass this share; then the dataset fails."
     )
+    sql: Annotated[str, Field(min_length=1, max_length=4096)] | None = Field(
+        default=None,
+        description="One SELECT over the view `rows`, a row at a time, that chooses conversations and may rewrite "
+        "prompts: docs/sql.md.",
+    )
 
 
 class RayCluster(Model):
@@ -218,6 +223,7 @@ class DatasetCounts(Observed):
     no_consent: int = Field(default=0, description="Part of dropped: marked as not for training.")
     private: int = Field(default=0, description="Part of dropped: with personal data or secrets, by policy.")
     altered: int = Field(default=0, description="Part of kept: personal data or secrets were replaced.")
+    filtered: int = Field(default=0, description="Part of dropped: left out by transform.sql.")
     truncated_rows: int = Field(default=0, description="Rows that were cut to transform.maxLength.")
 
 

@@ -62,6 +62,8 @@ class Fate(IntEnum):
     """Like an older one, where these are dropped, or over the cap of its shape."""
     LEAKED = 14
     """The same prompt and answer are in the holdout."""
+    FILTERED = 20
+    """`transform.sql` leaves it out."""
     OUTSIDE = 255
     """Outside the window of a source: not read."""
 
@@ -79,6 +81,7 @@ DROPPED = (
     Fate.UNFIT,
     Fate.NEAR_DUPLICATE,
     Fate.LEAKED,
+    Fate.FILTERED,
 )
 
 

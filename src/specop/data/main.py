@@ -93,6 +93,7 @@ def _setup(config: DatasetConfig, target: Path) -> Setup:
         config.transform.max_length,
         Policy(config.privacy, config.consent, config.quality),
         tuple(selection(source) for source in config.sources),
+        config.transform.sql,
     )
 
 

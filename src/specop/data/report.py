@@ -71,6 +71,7 @@ class Result:
             no_consent=fates[Fate.NO_CONSENT],
             private=fates[Fate.PRIVATE],
             altered=self.built.altered,
+            filtered=fates[Fate.FILTERED],
             truncated_rows=self.built.truncated,
         )
 

@@ -12,6 +12,7 @@ import json
 import os
 from array import array
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from specop.data.grammar import grammar
 from specop.data.intake import Intake, Policy, Selection, Taken
 from specop.data.normalise import identify
 from specop.data.render import Tokens, rows_of
+from specop.data.sql import Query
 from specop.data.tokens import TargetText
 from specop.data.writer import ROWS
 
@@ -46,6 +48,7 @@ MADE = pa.schema([*ROWS, ("hash", pa.binary(16)), ("held", pa.bool_())])
 """A row of tokens, what it teaches, and whether it is held out."""
 PLACES = pa.schema([("key", pa.string()), ("offset", pa.int64()), ("time", pa.string()), ("held", pa.bool_())])
 """Where each exchange that became rows was found in the chunk's object."""
+_FILTERED = "left out by transform.sql"
 _BATCH_BYTES = 128 << 10
 """Lines that are rendered and tokenised at once: their tokens and offsets take about a hundred times as many bytes."""
 
@@ -98,6 +101,7 @@ class Setup:
     policy: Policy = field(default_factory=Policy)
     selections: tuple[Selection, ...] = ()
     """Of each source; none: of all the same, everything."""
+    sql: str | None = None
 
 
 class Worker:
@@ -107,25 +111,26 @@ class Worker:
         self._setup = setup
         self._target = TargetText(setup.target)
         self._intake = Intake(setup.policy, os.environ)
+        self._query = Query(setup.sql) if setup.sql else None
 
     def survey(self, chunk: Chunk) -> Surveyed:
         """First pass: read the lines of a chunk and hash what decisions need."""
         names, found, notes = hashlib.sha256(f"{chunk.place.name}\n".encode()), [], []
-        for ordinal, offset, line in zip(chunk.ordinals, chunk.offsets, chunk.lines, strict=True):
+        for index, taken in self._selected(chunk):
             time = conversation = content = None
-            fate = Fate.TRAIN
+            fate, line = Fate.TRAIN, chunk.lines[index]
             try:
-                taken = self._read(chunk, line)
-                if taken is None:
-                    continue
+                if isinstance(taken, Unusable):
+                    raise taken
                 exchange = taken.exchange
                 self._check_tokens(exchange)
                 conversation, content = identify(exchange)
                 time = to_microseconds(exchange.time) if exchange.time else None
             except Unusable as why:
                 fate = why.fate
-                notes.append(Note(offset, fate, why.reason))
-            found.append((ordinal, chunk.place.source, _key(names, line), time, conversation, content, len(line), fate))
+                notes.append(Note(chunk.offsets[index], fate, why.reason))
+            key = _key(names, line)
+            found.append((chunk.ordinals[index], chunk.place.source, key, time, conversation, content, len(line), fate))
         columns = zip(*found, strict=True) if found else [()] * len(SURVEYED)
         arrays = [pa.array(column, of.type) for column, of in zip(columns, SURVEYED, strict=True)]
         return Surveyed(pa.RecordBatch.from_arrays(arrays, schema=SURVEYED), notes)
@@ -136,22 +141,43 @@ class Worker:
         names = hashlib.sha256(f"{chunk.place.name}\n".encode())
         waiting: list[tuple[int, bytes, Exchange]] = []
         size = 0
-        for index, line in enumerate(chunk.lines):
-            taken = self._read(chunk, line)
-            assert taken is not None
+        for index, taken in self._selected(chunk):
+            assert isinstance(taken, Taken)
             made.entities(taken)
-            waiting.append((index, _key(names, line), taken.exchange))
-            size += len(line)
+            waiting.append((index, _key(names, chunk.lines[index]), taken.exchange))
+            size += len(chunk.lines[index])
             if size >= _BATCH_BYTES:
                 self._rows(waiting, made)
                 waiting, size = [], 0
         self._rows(waiting, made)
         return made.finish()
 
-    def _read(self, chunk: Chunk, line: bytes) -> Taken | None:
+    def _selected(self, chunk: Chunk) -> Iterable[tuple[int, Taken | Unusable]]:
+        """Read a chunk and let `transform.sql` choose; what is taken, or why nothing, by the index of the line."""
+        read = self._taken(chunk)
+        if self._query is None:
+            return read
+        found = dict(read)
+        usable = {index: taken for index, taken in found.items() if isinstance(taken, Taken)}
+        kept = self._query.keep(chunk.place.name, [taken.exchange for taken in usable.values()])
+        left = {
+            index: taken._replace(exchange=kept[number]) if number in kept else Unusable(Fate.FILTERED, _FILTERED)
+            for number, (index, taken) in enumerate(usable.items())
+        }
+        return (found | left).items()
+
+    def _taken(self, chunk: Chunk) -> Iterator[tuple[int, Taken | Unusable]]:
+        """Read a chunk; nothing of lines outside the window."""
         place = chunk.place
         selection = self._setup.selections[place.source] if self._setup.selections else Selection(place.window)
-        return self._intake.read(line, chunk.format or "OpenAIChat", selection)
+        for index, line in enumerate(chunk.lines):
+            try:
+                taken = self._intake.read(line, chunk.format or "OpenAIChat", selection)
+            except Unusable as why:
+                yield index, why
+            else:
+                if taken is not None:
+                    yield index, taken
 
     def _check_tokens(self, exchange: Exchange) -> None:
         """Refuse rows of tokens that spell personal data: they cannot be changed. Raises Unusable."""
@@ -210,7 +236,7 @@ class _Making:
 
     def entities(self, taken: Taken) -> None:
         """Count what privacy replaced in an exchange."""
-        self._made.altered += taken.exchange.altered
+        self._made.altered += bool(taken.entities)
         self._made.entities.update(taken.entities)
 
     def finish(self) -> Made:
