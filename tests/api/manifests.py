@@ -78,11 +78,26 @@ spec:
   sources:
   - name: window
     requestLog: {{endpointRef: {{name: agent}}, since: 2026-01-01T00:00:00Z, until: 2026-02-01T00:00:00Z}}
+    filter: {{models: [agent], statuses: [200], routes: [/v1/chat/completions], tenants: [team-a]}}
+    excludePeriods: [{{since: 2026-01-05T00:00:00Z, until: 2026-01-06T00:00:00Z}}]
+    maxConversations: 1000
   - name: elsewhere
     objects: {{uri: s3://seeds/a.jsonl, format: OpenAIChat}}
     storage: {{endpointUrl: http://other:9000, credentials: {{serviceAccountName: reader}}}}
   holdout: {{percent: 20, maxConversations: 500}}
   transform: {{maxLength: 4096, maxBadPercent: 1}}
+  consent: {{noTrainFields: [legal.optOut]}}
+  privacy:
+    action: Surrogate
+    entities: [{{type: Email}}, {{type: UkNhs, action: Drop}}, {{type: IpAddress, action: Keep}}]
+    patterns: [{{name: EmployeeNumber, regex: "E-[0-9]+", action: Mask}}]
+    allow: ["*@example.com"]
+    keySecretRef: {{name: privacy}}
+  quality:
+    truncatedAnswers: Drop
+    minAnswerCharacters: 2
+    maxCharacters: 100000
+    nearDuplicates: {{action: Drop, maxPerShape: 3}}
   storage: {_STORAGE}
   suspend: true
   podTemplate: {_POD_TEMPLATE}

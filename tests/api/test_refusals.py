@@ -63,8 +63,8 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "pattern in the bucket": (DATASET, {f"{SEEDS}.objects.uri": "s3://se*ds/a.jsonl"}, "must name objects in a bucket"),
     "unknown format": (
         DATASET,
-        {f"{SEEDS}.objects.format": "ShareGPT"},
-        'supported values: "Auto", "OpenAIChat", "Capture"',
+        {f"{SEEDS}.objects.format": "Alpaca"},
+        'supported values: "Auto", "OpenAIChat", "Capture", "RequestResponse"',
     ),
     # storage
     "both credentials": (
@@ -93,6 +93,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "source twice": (DATASET, {"spec.sources": TWICE}, "spec.sources[1]: Duplicate value"),
     "source name": (DATASET, {"spec.sources.0.name": "Prod Logs"}, "must be lower-case letters, digits and -"),
     "weight 0": (DATASET, {"spec.sources.0.weight": 0}, "should be greater than or equal to 1"),
+    "Ray without a port": (DATASET, {"spec.engine": {"ray": {"address": "ray://head"}}}, "must be ray://host:port"),
     "cap 0": (DATASET, {"spec.sources.0.maxConversations": 0}, "should be greater than or equal to 1"),
     "repeat 11": (DATASET, {"spec.sources.0.repeat": 11}, "should be less than or equal to 10"),
     "fractional weight": (DATASET, {"spec.sources.0.weight": 0.5}, "must be of type integer"),
@@ -115,6 +116,34 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "window of a second": (DATASET, {f"{LOGS}.lastSeconds": 1}, "should be greater than or equal to 60"),
     "window as a duration": (DATASET, {f"{LOGS}.lastSeconds": "7d"}, "must be of type integer"),
     "endpoint not named": (DATASET, {f"{LOGS}.endpointRef": {}}, "endpointRef.name: Required value"),
+    "excluded period backwards": (
+        DATASET,
+        {"spec.sources.0.excludePeriods": [{"since": "2026-01-02T00:00:00Z", "until": "2026-01-01T00:00:00Z"}]},
+        "until must be after since",
+    ),
+    "surrogates without a key": (DATASET, {"spec.privacy": {"action": "Surrogate"}}, "surrogates need a key"),
+    "surrogates of one entity without a key": (
+        DATASET,
+        {"spec.privacy": {"entities": [{"type": "Email", "action": "Surrogate"}]}},
+        "surrogates need a key",
+    ),
+    "surrogates of an own pattern without a key": (
+        DATASET,
+        {"spec.privacy": {"patterns": [{"name": "Room", "regex": "x", "action": "Surrogate"}]}},
+        "name a Secret with SPECOP_PRIVACY_KEY",
+    ),
+    "unknown entity": (DATASET, {"spec.privacy": {"entities": [{"type": "Name"}]}}, 'Unsupported value: "Name"'),
+    "entity twice": (
+        DATASET,
+        {"spec.privacy": {"entities": [{"type": "Email"}, {"type": "Email"}]}},
+        "Duplicate value",
+    ),
+    "name of a pattern": (
+        DATASET,
+        {"spec.privacy": {"patterns": [{"name": "room no", "regex": "x"}]}},
+        "must be a CamelCase word",
+    ),
+    "path of a mark": (DATASET, {"spec.consent": {"noTrainFields": ["$.a[0]"]}}, "must be a path of keys"),
     "all held out": (DATASET, {"spec.holdout.percent": 100}, "should be less than or equal to 50"),
     "tiny rows": (DATASET, {"spec.transform.maxLength": 8}, "should be greater than or equal to 64"),
     # training jobs

@@ -302,6 +302,31 @@ def test_a_scarce_source_is_repeated_and_a_large_one_capped(world: World) -> Non
     assert world.make(sources).digest != facts.digest
 
 
+def test_sql_chooses_and_rewrites(world: World) -> None:
+    rows = [
+        *(capture(number, model="x", messages=messages(f"q {number}", system=f"Day {number}")) for number in range(20)),
+        capture(30, finish="abort"),
+    ]
+    world.write("a.jsonl", rows)
+    sql = """
+        SELECT * REPLACE (regexp_replace(system, '[0-9]+', 'one') AS system) FROM rows
+        WHERE time < TIMESTAMP '2026-01-01 00:10:00' AND prompt <> 'q 3'
+    """
+    facts = world.make(transform={"sql": sql})
+    assert (facts.counts.read, facts.counts.filtered, facts.counts.kept, facts.counts.dropped) == (21, 11, 9, 12)
+    made = world.read(facts)
+    texts = [text(world, row)[0] for split in ("train", "holdout") for row in made.rows(split)]
+    assert all(whole.startswith("<|im_start|>system\nDay one<|im_end|>") for whole in texts)
+    assert made.report["unused"]["left out by transform.sql"] == 11
+    assert made.requests[0]["request"]["messages"][0]["content"] == "Day one"
+
+
+def test_wrong_sql_is_refused_before_anything_is_read(world: World) -> None:
+    world.write("a.jsonl", [b"?"])
+    error = _error(world, transform={"sql": "SELECT * FROM rows\nLIMIT 3"})
+    assert (error.reason, "line 2, column 1" in error.message) == (reasons.SQL_REFUSED, True)
+
+
 def test_the_card_shows_the_report_and_needs_nothing_else(world: World) -> None:
     rows = [chat(f"secret {number}", "secret " * number, created=number) for number in range(1, 20)]
     world.write("a.jsonl", [*rows, b"secret"])

@@ -22,11 +22,13 @@ from specop.data.formats import (
     read_chat,
     to_microseconds,
 )
-from specop.data.normalise import identify, read
+from specop.data.intake import Intake, Policy, Selection
+from specop.data.normalise import identify
 from tests.data.world import Json, capture, chat, messages
 from tests.serving.asgi import answering, ask, captured
 from tests.serving.asgi import capture as middleware_over
 
+INTAKE = Intake(Policy(), {})
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"city": "Bonn"}'}}
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {}}}
 NINE = datetime(2026, 1, 1, 9, tzinfo=UTC)
@@ -261,9 +263,9 @@ PATHS = st.sampled_from(sorted({path for path, *_ in BAD_CAPTURES}))
 def outcome(format_: RowFormat, line: bytes) -> Fate:
     """What becomes of a line; anything but a fate is an error."""
     try:
-        exchange = read(line, format_)
-        assert exchange
-        identify(exchange)
+        taken = INTAKE.read(line, format_, Selection())
+        assert taken
+        identify(taken.exchange)
     except Unusable as why:
         return why.fate
     return Fate.TRAIN

@@ -15,6 +15,7 @@ import pytest
 from specop.api import reasons
 from specop.api.jobs import Outcome
 from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
+from tests.data.limited import limited, was_killed
 from tests.data.world import Json, World, capture, chat, messages
 from tests.storage.server import free_port
 
@@ -23,8 +24,8 @@ LONG = 20_000
 """Rows that take seconds to read: a loaded machine still sees the process at work."""
 
 
-def end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, log = process.communicate(timeout=60)
+def end(process: subprocess.Popen[str], seconds: int = 60) -> tuple[int, str]:
+    output, log = process.communicate(timeout=seconds)
     return process.returncode, output + log
 
 
@@ -177,3 +178,24 @@ def wait_for(process: subprocess.Popen[str], port: int, stage: str) -> None:
         assert process.poll() is None, f"it ended before it was seen at {stage}"
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.node
+def test_half_a_gigabyte_under_700_megabytes(world: World) -> None:
+    """The log is surveyed whole and a share of it taken; whoever passes the limit is killed by the kernel."""
+    path = world.folder / "in" / "much.jsonl"
+    path.parent.mkdir()
+    tail = json.dumps(messages("?", "word " * 172))[1:]
+    with path.open("w") as file:
+        for number in range(500_000):
+            turn = f'{{"role": "system", "content": "{number}"}}'
+            file.write(f'{{"created": {number}, "messages": [{turn}, {tail}}}\n')
+    assert path.stat().st_size > 500_000_000
+    source = {"name": "log", "maxConversations": 20_000, "objects": {"uri": f"file://{path}"}}
+    with limited(700 << 20) as (enter, folder):
+        process = world.start(world.config([source]), preexec=enter)
+        code, log = end(process, seconds=110)
+        assert (code, was_killed(folder)) == (0, False), log
+    facts = outcome(world.result).dataset
+    assert facts
+    assert (facts.counts.read, facts.counts.kept, facts.counts.outweighed) == (500_000, 20_000, 480_000)

@@ -22,6 +22,7 @@ def row(number: int, tokens: int = 3) -> Json:
         "constrained": False,
         "grammar": None,
         "temperature": 0.5,
+        "altered": False,
     }
 
 
@@ -44,6 +45,7 @@ def test_the_schema_is_the_contracts(tmp_path: Path) -> None:
         "constrained": "bool",
         "grammar": "string",
         "temperature": "float",
+        "altered": "bool",
     }
     assert found.to_pylist() == [row(1)]
 

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,9 @@ class World:
     def read(self, facts: DatasetFacts) -> Dataset:
         return Dataset(read_manifest(LocalStore(), facts.uri, facts.digest), self.output)
 
-    def start(self, config: DatasetConfig, *, port: int = 0) -> subprocess.Popen[str]:
+    def start(
+        self, config: DatasetConfig, *, port: int = 0, preexec: Callable[[], None] | None = None
+    ) -> subprocess.Popen[str]:
         """The Job as its pod would start it."""
         options = [f"--work={self.folder}/work", f"--termination-log={self.termination}", f"--port={port}"]
         return subprocess.Popen(
@@ -139,4 +141,5 @@ class World:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=preexec,  # noqa: PLW1509 - it writes a number to a file
         )

@@ -20,6 +20,8 @@ from specop.api.base import (
     exactly_one,
 )
 from specop.api.markers import Cel, Immutable, ListMap, ServerDefault, Worded
+from specop.api.privacy import Privacy
+from specop.api.quality import Consent, Period, Quality, RowFilter
 from specop.api.shared import NamedUid, NoOutput, PodTemplate, Storage, TargetFacts, TargetSpec
 
 RowFormat = Literal[
@@ -92,6 +94,10 @@ class Source(Model):
     )
     objects: ObjectsSource | None = Field(default=None, description="Files in object storage.")
     request_log: RequestLogSource | None = Field(default=None, description="What an endpoint captured.")
+    filter: RowFilter = Field(default_factory=RowFilter, description="Which of its rows.")
+    exclude_periods: Annotated[list[Period], Field(max_length=32)] = Field(
+        default_factory=list, description="Rows of these times, and rows without a time, are left out."
+    )
     storage: Annotated[Storage, NoOutput] | None = Field(
         default=None, description="Where this source lies, if elsewhere."
     )
@@ -115,6 +121,30 @@ class Transform(Model):
     max_bad_percent: Annotated[int, Field(ge=0, le=100)] = Field(
         default=5, description="Malformed lines are set aside until they pass this share; then the dataset fails."
     )
+    sql: Annotated[str, Field(min_length=1, max_length=4096)] | None = Field(
+        default=None,
+        description="One SELECT over the view `rows`, a row at a time, that chooses conversations and may rewrite "
+        "prompts: docs/sql.md.",
+    )
+
+
+class RayCluster(Model):
+    """Ray machines that do what is done to rows. They need the Job's image; no storage credentials go there."""
+
+    address: Annotated[
+        str,
+        Field(max_length=256, pattern=r"^(local|auto|ray://[A-Za-z0-9.-]+:[0-9]+|[A-Za-z0-9.-]+:[0-9]+)$"),
+        Worded("must be ray://host:port"),
+    ] = Field(description="Of the head: ray://host:10001. `local` starts Ray in the Job's pod.")
+    workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None, description="Processes there; unset: as many as the cluster has processors."
+    )
+
+
+class Engine(Model):
+    """Where rows are worked on, if not in the Job's pod. It makes no difference to the dataset."""
+
+    ray: RayCluster | None = Field(default=None, description="A Ray cluster.")
 
 
 class DatasetSpec(Model):
@@ -131,6 +161,18 @@ class DatasetSpec(Model):
     )
     transform: Annotated[Transform, Immutable()] = Field(
         default_factory=Transform, description="How conversations become rows of tokens."
+    )
+    consent: Annotated[Consent, Immutable()] = Field(
+        default_factory=Consent, description="Which rows are not for training."
+    )
+    privacy: Annotated[Privacy, Immutable()] = Field(
+        default_factory=Privacy, description="What becomes of personal data and secrets."
+    )
+    quality: Annotated[Quality, Immutable()] = Field(
+        default_factory=Quality, description="Which conversations the dataset does without."
+    )
+    engine: Annotated[Engine, Immutable()] = Field(
+        default_factory=Engine, description="Where rows are worked on, if not in the Job's pod."
     )
     storage: Annotated[Storage, Immutable()] | None = Field(
         default=None, description="Where the dataset is written, and how sources are reached."
@@ -178,6 +220,10 @@ class DatasetCounts(Observed):
     failed_responses: int = Field(default=0, description="Part of dropped: errors and aborted answers.")
     unsupervised: int = Field(default=0, description="Part of dropped: no generated token.")
     outweighed: int = Field(default=0, description="Part of dropped: beyond the source's share.")
+    no_consent: int = Field(default=0, description="Part of dropped: marked as not for training.")
+    private: int = Field(default=0, description="Part of dropped: with personal data or secrets, by policy.")
+    altered: int = Field(default=0, description="Part of kept: personal data or secrets were replaced.")
+    filtered: int = Field(default=0, description="Part of dropped: left out by transform.sql.")
     truncated_rows: int = Field(default=0, description="Rows that were cut to transform.maxLength.")
 
 

@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from specop.api.base import Digest, Model, Observed, Uri
-from specop.api.dataset import DatasetFacts, Holdout, ObjectsSource, ResolvedWindow, Transform
+from specop.api.dataset import DatasetFacts, Engine, Holdout, ObjectsSource, ResolvedWindow, Transform
+from specop.api.privacy import Privacy
+from specop.api.quality import Consent, Period, Quality, RowFilter
 from specop.api.shared import Contract, TargetFacts, Weights
 from specop.api.training_job import Hyperparameters, TrainingSummary
 
@@ -52,6 +54,8 @@ class SourceConfig(Model):
     objects: ObjectsSource | None = None
     window: ResolvedWindow | None = None
     min_requests: int = 1
+    filter: RowFilter = Field(default_factory=RowFilter)
+    exclude_periods: list[Period] = Field(default_factory=list)
     store: StoreConfig | None = None
 
 
@@ -61,6 +65,10 @@ class DatasetConfig(RunConfig):
     sources: list[SourceConfig]
     holdout: Holdout = Field(default_factory=Holdout)
     transform: Transform = Field(default_factory=Transform)
+    consent: Consent = Field(default_factory=Consent)
+    privacy: Privacy = Field(default_factory=Privacy)
+    quality: Quality = Field(default_factory=Quality)
+    engine: Engine = Field(default_factory=Engine)
 
 
 class TrainingConfig(RunConfig):

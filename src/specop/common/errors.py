@@ -37,9 +37,12 @@ class Terminal(SpecopError):
     """Waits for a new generation of the object."""
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(reason, message)  # both, or it could not travel between processes
         self.reason = reason
         self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class UserError(Terminal):

@@ -41,6 +41,10 @@ class Built:
     supervised_lengths: Counter[int] = field(default_factory=Counter)
     """The same by generated tokens."""
     truncated: int = 0
+    altered: int = 0
+    """Exchanges whose text privacy changed."""
+    entities: Counter[str] = field(default_factory=Counter)
+    """What it replaced, by name."""
     corrected: Counter[tuple[int, Fate, Fate]] = field(default_factory=Counter)
     """Exchanges by source whose fate turned out to be another: source, was, is."""
 
@@ -80,6 +84,8 @@ class Output:
         self._lineage.write(_lineage(place, made.places))
         self._survey.note_written(made.rows.select(["key", "hash"]))
         self.built.truncated += made.truncated
+        self.built.altered += made.altered
+        self.built.entities.update(made.entities)
         self.built.supervised[place.name] += made.supervised
         for (was, now), count in made.corrected.items():
             self.built.corrected[place.source, was, now] += count

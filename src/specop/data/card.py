@@ -21,6 +21,7 @@ _DROPPED = {
     "setAside": "malformed",
     "failedResponses": "failed or aborted answers",
     "unsupervised": "without a generated token",
+    "filtered": "left out by SQL",
     "duplicates": "exact duplicates",
     "outweighed": "beyond the source's share",
 }

@@ -54,6 +54,16 @@ class Fate(IntEnum):
     """Personal data or a secret is in it, and the policy is to drop it."""
     NO_CONSENT = 10
     """Marked as not for training, or logged without its content."""
+    EXCLUDED = 11
+    """Of an excluded period, or not what its source asks for."""
+    UNFIT = 12
+    """Beyond the limits of `quality`."""
+    NEAR_DUPLICATE = 13
+    """Like an older one, where these are dropped, or over the cap of its shape."""
+    LEAKED = 14
+    """The same prompt and answer are in the holdout."""
+    FILTERED = 20
+    """`transform.sql` leaves it out."""
     OUTSIDE = 255
     """Outside the window of a source: not read."""
 
@@ -67,6 +77,11 @@ DROPPED = (
     Fate.REFUSED,
     Fate.PRIVATE,
     Fate.NO_CONSENT,
+    Fate.EXCLUDED,
+    Fate.UNFIT,
+    Fate.NEAR_DUPLICATE,
+    Fate.LEAKED,
+    Fate.FILTERED,
 )
 
 

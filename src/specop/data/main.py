@@ -23,8 +23,9 @@ from specop.data.card import card
 from specop.data.chunks import Chunk, Place, read_chunks
 from specop.data.decide import Decisions, Share, Survey
 from specop.data.formats import Fate, Json
+from specop.data.intake import Policy
 from specop.data.report import Result, Unused
-from specop.data.sources import list_objects
+from specop.data.sources import list_objects, selection
 from specop.data.work import Setup
 from specop.data.workers import Here, Pass, Workers, processes
 from specop.storage.blobs import Manifest, dataset_digest, put_files, write_manifest
@@ -53,13 +54,16 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
     meter.show("Listing")
     store = open_store(config.target, config.store)
     facts = target_facts(store, config.target)
-    setup = Setup(job.work_dir / "target", config.transform.max_length)
+    setup = _setup(config, job.work_dir / "target")
     download_target(store, config.target, setup.target, weights=False)
     objects = list_objects(config)
     meter.total = sum(item.info.size for item in objects)
     room = memory.room(memory.limit(), memory.processors())
     unused = Unused()
-    with _workers(setup, room, meter.total) as workers, Survey(job.work_dir / "survey", room.tables_bytes) as survey:
+    with (
+        _workers(config, setup, room, meter.total) as workers,
+        Survey(job.work_dir / "survey", room.tables_bytes) as survey,
+    ):
         with meter.stage("Reading"):
             for place, found in _map(workers, "survey", read_chunks(objects, meter.add, room.chunk_bytes)):
                 survey.add(found.rows)
@@ -83,14 +87,29 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
     return _publish(result, rows, folder)
 
 
+def _setup(config: DatasetConfig, target: Path) -> Setup:
+    return Setup(
+        target,
+        config.transform.max_length,
+        Policy(config.privacy, config.consent, config.quality),
+        tuple(selection(source) for source in config.sources),
+        config.transform.sql,
+    )
+
+
 @contextmanager
-def _workers(setup: Setup, room: memory.Room, size: int) -> Iterator[Workers]:
+def _workers(config: DatasetConfig, setup: Setup, room: memory.Room, size: int) -> Iterator[Workers]:
     here = Here(setup)  # also says what is wrong with the target before anything is started
-    if size < _SMALL or room.workers == 1:
+    if config.engine.ray:
+        from specop.data.cluster import actors  # noqa: PLC0415 - only who uses Ray needs it
+
+        with actors(setup, config.engine.ray) as found:
+            yield found
+    elif size < _SMALL or room.workers == 1:
         yield here
     else:
-        with processes(setup, room.workers) as found:
-            yield found
+        with processes(setup, room.workers) as pool:
+            yield pool
 
 
 def _map(workers: Workers, name: Pass, chunks: Iterator[Chunk]) -> Iterator[tuple[Place, Any]]:

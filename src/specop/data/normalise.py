@@ -1,4 +1,4 @@
-"""A line becomes an exchange, whatever its format, and an exchange says what it is the same as.
+"""An exchange says what it is the same as.
 
 Pure functions of one row: the same here, in a worker process and on another machine. Deterministic: both passes see
 the same exchange.
@@ -10,10 +10,8 @@ import re
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from specop.api.dataset import RowFormat
 from specop.common.hashing import canonical_json
 from specop.data import formats
-from specop.data.detect import read_row
 from specop.data.formats import Exchange, Fate, Json, Unusable
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -34,16 +32,6 @@ class Identity(NamedTuple):
     """Hash of prompt, tools and answer, however their contents are written."""
 
 
-def read(data: bytes, format_: RowFormat, window: Moments | None = None) -> Exchange | None:
-    """Read one line; None outside the window. Raises Unusable."""
-    row = formats.parse(data)
-    if _SURROGATE.search(data):
-        _check_unicode(row)
-    if window is not None and formats.capture_time(row) not in window:
-        return None
-    return read_row(row, format_)
-
-
 def identify(exchange: Exchange) -> Identity:
     """Hash what makes an exchange the same as another. Raises Unusable."""
     try:
@@ -55,7 +43,10 @@ def identify(exchange: Exchange) -> Identity:
         raise Unusable(Fate.SET_ASIDE, "nested too deeply") from None
 
 
-def _check_unicode(row: Json) -> None:
+def check_unicode(line: bytes, row: Json) -> None:
+    """Refuse half a surrogate pair, which no text can hold. Raises Unusable."""
+    if not _SURROGATE.search(line):
+        return
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:

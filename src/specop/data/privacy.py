@@ -131,6 +131,7 @@ class Scrubber:
         pass_ = _Pass(self, scope)
         messages = [pass_.message(message) for message in exchange.request["messages"]]
         answer = pass_.message(exchange.answer)
+        text = pass_.learned_text(exchange.text)
         options = {key: value for key, value in exchange.request.items() if key in _OPTIONS}
         for name in _PROSE_OPTIONS:
             if options.get(name):
@@ -142,6 +143,7 @@ class Scrubber:
             exchange,
             request=request,
             answer=answer,
+            text=text,
             prompt_token_ids=(),
             token_ids=(),
             altered=True,
@@ -202,6 +204,11 @@ class _Pass:
         if calls := message.get("tool_calls"):
             scrubbed["tool_calls"] = [self._call(call) for call in calls]
         return scrubbed
+
+    def learned_text(self, text: str) -> str:
+        """Scrub a text that is a whole row."""
+        self._learned = True
+        return self._text(text) if text else text
 
     def _call(self, call: Json) -> Json:
         function = {**call["function"]}

@@ -1,40 +1,26 @@
 """Where in a text personal data is: Presidio's recognisers behind cheap anchors.
 
 Presidio costs about a millisecond a kilobyte, so it sees only windows around what could be an entity at all: a text
-without an `@`, a long number or the like costs a few regular expressions. Its recognisers come with a blank spaCy
-pipeline: tokens for their context words, no model, nothing that is downloaded; its list of domains is the bundled one.
-Its log is silenced, because some of its messages quote what it looks at.
+without an `@`, a long number or the like costs a few regular expressions, and a process that never sees one never
+loads it.
 
 Many predefined recognisers take any number of the right length. What has no checksum is checked here once more, so that
 code, JSON, dates and versions stay as they are.
 """
 
 import ipaddress
-import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
-import spacy
-import tldextract
-from presidio_analyzer import AnalyzerEngine, RecognizerRegistry, predefined_recognizers
-from presidio_analyzer.nlp_engine import SpacyNlpEngine
-
-_LANGUAGE = "en"
 _THRESHOLD = 0.4
 _IN_CONTEXT = 0.7
 """A weak score that context words have raised passes this."""
 _MARGIN = 64
 """Characters around an anchor that are looked at, and on to the next space."""
 _REACH = 256
-_PHONE_CONTEXT = ["phone", "telephone", "tel", "cell", "cellphone", "mobile", "call", "fax", "whatsapp"]
-_PHONE_REGIONS = ("US", "GB", "DE", "FR", "IL", "IN", "BR")
-_INTERNAL = ("corp", "home", "internal", "intranet", "lan", "local", "localdomain", "private")
-
-for _name in ("presidio-analyzer", "presidio_analyzer", "tldextract"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 
 class Found(NamedTuple):
@@ -45,37 +31,14 @@ class Found(NamedTuple):
     entity: str
 
 
-class _Email(predefined_recognizers.EmailRecognizer):  # type: ignore[misc]
-    """Asks the bundled list of public suffixes, where Presidio's own would ask the network."""
-
-    def validate_result(self, pattern_text: str) -> bool:
-        return bool(_domains()(pattern_text).fqdn)
-
-
-@cache
-def _domains() -> Any:
-    return tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, extra_suffixes=_INTERNAL)
-
-
-class _BlankPipeline(SpacyNlpEngine):  # type: ignore[misc]
-    """Tokens and nothing else. Context words are compared with lemmas, which a blank pipeline leaves empty."""
-
-    def load(self) -> None:
-        self.nlp = {_LANGUAGE: spacy.blank(_LANGUAGE)}
-
-    def _doc_to_nlp_artifact(self, doc: Any, language: str) -> Any:
-        for token in doc:
-            token.lemma_ = token.lower_
-        return super()._doc_to_nlp_artifact(doc, language)
-
-
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """One kind of entity: what it could be at all, who knows, and what that one does not check."""
 
     presidio: str
     anchor: re.Pattern[str]
-    make: Callable[[], Any]
+    recogniser: str
+    """Presidio's class."""
     check: "Callable[[_Seen], bool]" = lambda _: True
 
 
@@ -144,13 +107,6 @@ def _is_ssn(seen: _Seen) -> bool:
     return "-" in seen.text or seen.score < _THRESHOLD + 0.05 or seen.score >= _IN_CONTEXT
 
 
-def _predefined(name: str, **options: Any) -> Callable[[], Any]:
-    def make() -> Any:
-        return getattr(predefined_recognizers, name)(supported_language=_LANGUAGE, **options)
-
-    return make
-
-
 _LONG_NUMBER = re.compile(r"\d(?:[ ().\-/]{0,2}\d){6}")
 _NUMBERS = frozenset({"CreditCard", "Phone", "UsSsn"})
 """Nothing of these where there is no such number."""
@@ -159,45 +115,43 @@ _KINDS: dict[str, _Kind] = {
     "Email": _Kind(
         "EMAIL_ADDRESS",
         re.compile(r"@(?<=[\w!#$%&'*+/=?^`{|}~-]@)[\w-]+\.\w"),
-        lambda: _Email(supported_language=_LANGUAGE),
+        "EmailRecognizer",
         _is_email,
     ),
     "CreditCard": _Kind(
         "CREDIT_CARD",
         re.compile(r"(?<!\d)\d(?:[ -]?\d){11,18}(?!\d)"),
-        _predefined("CreditCardRecognizer"),
+        "CreditCardRecognizer",
         _is_card,
     ),
     "Iban": _Kind(
         "IBAN_CODE",
         re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d\d[ -]?[A-Za-z0-9]{4}[ -]?"),
-        _predefined("IbanRecognizer"),
+        "IbanRecognizer",
     ),
     "UsSsn": _Kind(
         "US_SSN",
         re.compile(r"(?<![\w.-])\d{3}[- .]?\d{2}[- .]?\d{4}(?![\w-])"),
-        _predefined("UsSsnRecognizer"),
+        "UsSsnRecognizer",
         _is_ssn,
     ),
     "Phone": _Kind(
         "PHONE_NUMBER",
         re.compile(r"(?<![\w.])[+(]?\d(?:[ ().\-/]{0,2}\d){6,14}(?!\w)"),
-        _predefined("PhoneRecognizer", context=_PHONE_CONTEXT, supported_regions=_PHONE_REGIONS),
+        "PhoneRecognizer",
         _is_phone,
     ),
     "IpAddress": _Kind(
         "IP_ADDRESS",
         re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\.\d)|[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]"),
-        _predefined("IpRecognizer"),
+        "IpRecognizer",
         _is_address,
     ),
-    "CryptoWallet": _Kind("CRYPTO", re.compile(r"\b(?:bc1|[13])[A-Za-z0-9]{25,59}\b"), _predefined("CryptoRecognizer")),
-    "MacAddress": _Kind(
-        "MAC_ADDRESS", re.compile(r"[0-9A-Fa-f]{2,4}[:.-][0-9A-Fa-f]{2}"), _predefined("MacAddressRecognizer")
-    ),
-    "Url": _Kind("URL", re.compile(r"://|www\."), _predefined("UrlRecognizer")),
+    "CryptoWallet": _Kind("CRYPTO", re.compile(r"\b(?:bc1|[13])[A-Za-z0-9]{25,59}\b"), "CryptoRecognizer"),
+    "MacAddress": _Kind("MAC_ADDRESS", re.compile(r"[0-9A-Fa-f]{2,4}[:.-][0-9A-Fa-f]{2}"), "MacAddressRecognizer"),
+    "Url": _Kind("URL", re.compile(r"://|www\."), "UrlRecognizer"),
     **{
-        name: _Kind(presidio, re.compile(_NUMBER), _predefined(recogniser))
+        name: _Kind(presidio, re.compile(_NUMBER), recogniser)
         for name, presidio, recogniser in (
             ("AuTfn", "AU_TFN", "AuTfnRecognizer"),
             ("CaSin", "CA_SIN", "CaSinRecognizer"),
@@ -215,7 +169,7 @@ _KINDS: dict[str, _Kind] = {
             ("UsNpi", "US_NPI", "UsNpiRecognizer"),
         )
     },
-    "ItFiscalCode": _Kind("IT_FISCAL_CODE", re.compile(r"(?i)\b[A-Z]{6}\d"), _predefined("ItFiscalCodeRecognizer")),
+    "ItFiscalCode": _Kind("IT_FISCAL_CODE", re.compile(r"(?i)\b[A-Z]{6}\d"), "ItFiscalCodeRecognizer"),
 }
 
 
@@ -226,20 +180,19 @@ class Recogniser:
         """`entities` are names of `api.privacy`; Secret is not known here."""
         self._kinds = {name: kind for name, kind in _KINDS.items() if name in entities}
         self._names = {kind.presidio: name for name, kind in self._kinds.items()}
-        self._engine = None
-        if not self._kinds:
-            return  # Presidio would take an empty registry for a wish for all that it has
-        registry = RecognizerRegistry([kind.make() for kind in self._kinds.values()], supported_languages=[_LANGUAGE])
-        self._engine = AnalyzerEngine(registry, _BlankPipeline(), supported_languages=[_LANGUAGE])
+
+    @cached_property
+    def _engine(self) -> Any:
+        from specop.data.analyser import analyser  # noqa: PLC0415 - seconds, and only where there is something to see
+
+        return analyser(kind.recogniser for kind in self._kinds.values())
 
     def find(self, text: str) -> Iterator[Found]:
         """Yield entities; they may overlap."""
-        if self._engine is None:
-            return
         for start, end, names in self._windows(text):
             window = text[start:end]
             kinds = [self._kinds[name].presidio for name in names]
-            for result in self._engine.analyze(window, _LANGUAGE, kinds, score_threshold=_THRESHOLD):
+            for result in self._engine.analyze(window, "en", kinds, score_threshold=_THRESHOLD):
                 name, first = self._names[result.entity_type], result.start
                 if "(" in (value := window[first : result.end]) and ")" not in value:  # a whole number in brackets
                     first += value.index("(") + 1

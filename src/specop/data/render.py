@@ -13,7 +13,7 @@ ids, they are the row, and nothing is tokenised again.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,7 +68,22 @@ def rows_of(batch: Iterable[Exchange], target: TargetText) -> list[list[Tokens]]
 
 
 def _turns(exchange: Exchange, target: TargetText) -> list[Turns]:
-    return turns(exchange, target.template, target.end_of_turn)
+    found = turns(exchange, target.template, target.end_of_turn)
+    if not exchange.replaced:
+        return found
+    ours = re.compile("|".join(map(re.escape, sorted(exchange.replaced, key=len, reverse=True))))
+    return [Turns(turn.text, tuple(_without(turn, ours))) for turn in found]
+
+
+def _without(turn: Turns, ours: re.Pattern[str]) -> Iterator[Span]:
+    """Yield the spans of a turn around what stands in the place of personal data."""
+    for start, end in turn.spans:
+        for match in ours.finditer(turn.text, start, end):
+            if start < match.start():
+                yield start, match.start()
+            start = match.end()  # noqa: PLW2901 - what is left of the span
+        if start < end:
+            yield start, end
 
 
 def _as_it_is(exchange: Exchange, target: TargetText) -> Tokens | list[Turns] | None:

@@ -68,6 +68,10 @@ class Result:
             failed_responses=fates[Fate.FAILED],
             unsupervised=fates[Fate.UNSUPERVISED],
             outweighed=fates[Fate.OUTWEIGHED],
+            no_consent=fates[Fate.NO_CONSENT],
+            private=fates[Fate.PRIVATE],
+            altered=self.built.altered,
+            filtered=fates[Fate.FILTERED],
             truncated_rows=self.built.truncated,
         )
 
@@ -84,11 +88,14 @@ class Result:
 
     def recipe(self) -> Json:
         """Return what decides about rows, without where they lie: part of the dataset's digest."""
-        names = ("weight", "maxConversations", "repeat")
+        names = ("weight", "maxConversations", "repeat", "filter", "excludePeriods")
         sources = {source.name: source.to_json() for source in self.config.sources}
         return {
             "holdout": self.config.holdout.to_json(),
             "transform": self.config.transform.to_json(),
+            "consent": self.config.consent.to_json(),
+            "privacy": self.config.privacy.to_json(),
+            "quality": self.config.quality.to_json(),
             "sources": {name: {key: of[key] for key in names if key in of} for name, of in sources.items()},
         }
 
@@ -107,6 +114,7 @@ class Result:
             },
             "sources": [self._source(index, source.name) for index, source in enumerate(self.config.sources)],
             "lengths": {"tokens": _buckets(built.lengths), "supervisedTokens": _buckets(built.supervised_lengths)},
+            "privacy": {"altered": built.altered, "entities": dict(sorted(built.entities.items()))},
             "unused": dict(self.unused.reasons),
             "setAside": self.unused.places,
         }

@@ -12,6 +12,7 @@ from specop.api.dataset import RowFormat
 from specop.api.jobs import DatasetConfig, SourceConfig
 from specop.common.clock import parse_time
 from specop.common.errors import UserError
+from specop.data.intake import Selection
 from specop.storage.base import ObjectInfo, Store
 from specop.storage.stores import open_store
 from specop.storage.uri import expand, join
@@ -41,6 +42,19 @@ class SourceObject:
     format: RowFormat | None = None
     """None: by its first row."""
     window: Window | None = None
+
+
+def selection(source: SourceConfig) -> Selection:
+    """Say what a source takes of its rows."""
+    wanted = source.filter
+    return Selection(
+        Window(parse_time(source.window.since), parse_time(source.window.until)) if source.window else None,
+        tuple(Window(parse_time(period.since), parse_time(period.until)) for period in source.exclude_periods),
+        frozenset(wanted.models),
+        frozenset(wanted.statuses),
+        frozenset(wanted.routes),
+        frozenset(wanted.tenants),
+    )
 
 
 def list_objects(config: DatasetConfig) -> list[SourceObject]:

@@ -9,8 +9,10 @@ who worked on them. What is wrong with a line is said by its place and a reason 
 
 import hashlib
 import json
+import os
 from array import array
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +24,10 @@ from specop.common.clock import format_time
 from specop.data.chunks import Chunk
 from specop.data.formats import Exchange, Fate, Unusable, to_microseconds
 from specop.data.grammar import grammar
-from specop.data.normalise import identify, read
+from specop.data.intake import Intake, Policy, Selection, Taken
+from specop.data.normalise import identify
 from specop.data.render import Tokens, rows_of
+from specop.data.sql import Query
 from specop.data.tokens import TargetText
 from specop.data.writer import ROWS
 
@@ -44,6 +48,7 @@ MADE = pa.schema([*ROWS, ("hash", pa.binary(16)), ("held", pa.bool_())])
 """A row of tokens, what it teaches, and whether it is held out."""
 PLACES = pa.schema([("key", pa.string()), ("offset", pa.int64()), ("time", pa.string()), ("held", pa.bool_())])
 """Where each exchange that became rows was found in the chunk's object."""
+_FILTERED = "left out by transform.sql"
 _BATCH_BYTES = 128 << 10
 """Lines that are rendered and tokenised at once: their tokens and offsets take about a hundred times as many bytes."""
 
@@ -80,6 +85,10 @@ class Made:
     """Rows that were cut."""
     supervised: int = 0
     """Generated tokens in rows to train on."""
+    altered: int = 0
+    """Exchanges whose text privacy changed."""
+    entities: Counter[str] = field(default_factory=Counter)
+    """What it replaced, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,10 @@ class Setup:
     target: Path
     """Folder with the target's small files."""
     max_length: int
+    policy: Policy = field(default_factory=Policy)
+    selections: tuple[Selection, ...] = ()
+    """Of each source; none: of all the same, everything."""
+    sql: str | None = None
 
 
 class Worker:
@@ -97,23 +110,27 @@ class Worker:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._target = TargetText(setup.target)
+        self._intake = Intake(setup.policy, os.environ)
+        self._query = Query(setup.sql) if setup.sql else None
 
     def survey(self, chunk: Chunk) -> Surveyed:
         """First pass: read the lines of a chunk and hash what decisions need."""
         names, found, notes = hashlib.sha256(f"{chunk.place.name}\n".encode()), [], []
-        for ordinal, offset, line in zip(chunk.ordinals, chunk.offsets, chunk.lines, strict=True):
+        for index, taken in self._selected(chunk):
             time = conversation = content = None
-            fate = Fate.TRAIN
+            fate, line = Fate.TRAIN, chunk.lines[index]
             try:
-                exchange = _read(chunk, line)
-                if exchange is None:
-                    continue
+                if isinstance(taken, Unusable):
+                    raise taken
+                exchange = taken.exchange
+                self._check_tokens(exchange)
                 conversation, content = identify(exchange)
                 time = to_microseconds(exchange.time) if exchange.time else None
             except Unusable as why:
                 fate = why.fate
-                notes.append(Note(offset, fate, why.reason))
-            found.append((ordinal, chunk.place.source, _key(names, line), time, conversation, content, len(line), fate))
+                notes.append(Note(chunk.offsets[index], fate, why.reason))
+            key = _key(names, line)
+            found.append((chunk.ordinals[index], chunk.place.source, key, time, conversation, content, len(line), fate))
         columns = zip(*found, strict=True) if found else [()] * len(SURVEYED)
         arrays = [pa.array(column, of.type) for column, of in zip(columns, SURVEYED, strict=True)]
         return Surveyed(pa.RecordBatch.from_arrays(arrays, schema=SURVEYED), notes)
@@ -124,16 +141,49 @@ class Worker:
         names = hashlib.sha256(f"{chunk.place.name}\n".encode())
         waiting: list[tuple[int, bytes, Exchange]] = []
         size = 0
-        for index, line in enumerate(chunk.lines):
-            exchange = _read(chunk, line)
-            assert exchange is not None
-            waiting.append((index, _key(names, line), exchange))
-            size += len(line)
+        for index, taken in self._selected(chunk):
+            assert isinstance(taken, Taken)
+            made.entities(taken)
+            waiting.append((index, _key(names, chunk.lines[index]), taken.exchange))
+            size += len(chunk.lines[index])
             if size >= _BATCH_BYTES:
                 self._rows(waiting, made)
                 waiting, size = [], 0
         self._rows(waiting, made)
         return made.finish()
+
+    def _selected(self, chunk: Chunk) -> Iterable[tuple[int, Taken | Unusable]]:
+        """Read a chunk and let `transform.sql` choose; what is taken, or why nothing, by the index of the line."""
+        read = self._taken(chunk)
+        if self._query is None:
+            return read
+        found = dict(read)
+        usable = {index: taken for index, taken in found.items() if isinstance(taken, Taken)}
+        kept = self._query.keep(chunk.place.name, [taken.exchange for taken in usable.values()])
+        left = {
+            index: taken._replace(exchange=kept[number]) if number in kept else Unusable(Fate.FILTERED, _FILTERED)
+            for number, (index, taken) in enumerate(usable.items())
+        }
+        return (found | left).items()
+
+    def _taken(self, chunk: Chunk) -> Iterator[tuple[int, Taken | Unusable]]:
+        """Read a chunk; nothing of lines outside the window."""
+        place = chunk.place
+        selection = self._setup.selections[place.source] if self._setup.selections else Selection(place.window)
+        for index, line in enumerate(chunk.lines):
+            try:
+                taken = self._intake.read(line, chunk.format or "OpenAIChat", selection)
+            except Unusable as why:
+                yield index, why
+            else:
+                if taken is not None:
+                    yield index, taken
+
+    def _check_tokens(self, exchange: Exchange) -> None:
+        """Refuse rows of tokens that spell personal data: they cannot be changed. Raises Unusable."""
+        known = exchange.spans and max(exchange.token_ids) < self._target.vocab_size
+        if known and self._intake.finds(self._target.decode(exchange.token_ids)):
+            raise Unusable(Fate.PRIVATE, "personal data or a secret in a row of tokens, which cannot be changed")
 
     def _rows(self, waiting: list[tuple[int, bytes, Exchange]], made: "_Making") -> None:
         rows = rows_of([exchange for _, _, exchange in waiting], self._target)
@@ -149,7 +199,7 @@ class _Making:
         self._max_length = max_length
         self._ids, self._ends = array("i"), array("i", [0])
         self._spans, self._span_ends = array("i"), array("i", [0])
-        self._others: list[tuple[str, str, str, bool, str | None, float, bytes, bool]] = []
+        self._others: list[tuple[str, str, str, bool, str | None, float, bool, bytes, bool]] = []
         self._places: list[tuple[str, int, str, bool]] = []
         self._made = Made(MADE.empty_table(), PLACES.empty_table())
 
@@ -159,7 +209,7 @@ class _Making:
         held = fate is Fate.HOLDOUT
         copies = 1 if held else self._chunk.copies[index]
         time = format_time(exchange.time) if exchange.time else ""
-        constraint = exchange.constrained, grammar(exchange.request), exchange.temperature
+        constraint = exchange.constrained, grammar(exchange.request), exchange.temperature, exchange.altered
         some = False
         for turn, whole in enumerate(rows):
             tokens = whole.cut(self._max_length)
@@ -184,24 +234,25 @@ class _Making:
         else:
             made.corrected[fate, Fate.UNSUPERVISED if rows else Fate.REFUSED] += 1
 
+    def entities(self, taken: Taken) -> None:
+        """Count what privacy replaced in an exchange."""
+        self._made.altered += bool(taken.entities)
+        self._made.entities.update(taken.entities)
+
     def finish(self) -> Made:
         """Put the columns together."""
-        columns = list(zip(*self._others, strict=True)) or [()] * 8
-        key, source, time, constrained, grammars, temperature, hashes, held = columns
+        columns = list(zip(*self._others, strict=True)) or [()] * 9
+        key, source, time, constrained, grammars, temperature, altered, hashes, held = columns
         edges = np.frombuffer(self._spans, np.int32).reshape(-1, 2)
         spans = pa.StructArray.from_arrays([pa.array(edges[:, 0]), pa.array(edges[:, 1])], ["start", "end"])
         lists = [
             pa.ListArray.from_arrays(_int32(self._ends), _int32(self._ids)),
             pa.ListArray.from_arrays(_int32(self._span_ends), spans),
         ]
-        values = [key, source, time, *lists, constrained, grammars, temperature, hashes, held]
+        values = [key, source, time, *lists, constrained, grammars, temperature, altered, hashes, held]
         self._made.rows = _batch(values, MADE)
         self._made.places = _batch(list(zip(*self._places, strict=True)) or [()] * len(PLACES), PLACES)
         return self._made
-
-
-def _read(chunk: Chunk, line: bytes) -> Exchange | None:
-    return read(line, chunk.format or "OpenAIChat", chunk.place.window)
 
 
 def _key(names: "hashlib._Hash", line: bytes) -> bytes:
@@ -217,7 +268,7 @@ def _row_key(key: bytes, turn: int, copy: int) -> str:
     return f"{key.hex()}{turn:08x}" if turn else key.hex()
 
 
-def _hash(ids: "array[int]", tokens: Tokens, constraint: tuple[bool, str | None, float], held: bool) -> bytes:
+def _hash(ids: "array[int]", tokens: Tokens, constraint: tuple[bool, str | None, float, bool], held: bool) -> bytes:
     """Hash of what a row teaches, without where and when it was found: 16 bytes."""
     hasher = hashlib.sha256(ids)  # little-endian, as every platform is that a Job runs on
     hasher.update(json.dumps([tokens.spans, *constraint, held]).encode())

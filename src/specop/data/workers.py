@@ -3,7 +3,7 @@
     read_chunks ─► chunk, chunk, chunk ─► Worker.survey / Worker.build ─► results, in the order of the chunks
 
 Results come in the order of the chunks, whoever was faster, so that what is made of them does not depend on how many
-workers there are. At most `_AHEAD` chunks a worker wait or are worked on: memory is bounded, and nobody idles.
+workers there are. At most `AHEAD` chunks a worker wait or are worked on: memory is bounded, and nobody idles.
 
 Races: a worker that is killed (memory) ends the run; workers end with the process that started them, also when that
 is killed.
@@ -24,7 +24,7 @@ from specop.data.chunks import Chunk
 from specop.data.work import Setup, Worker
 
 Pass = Literal["survey", "build"]
-_AHEAD = 2
+AHEAD = 2
 
 
 class Workers(Protocol):
@@ -51,7 +51,7 @@ class Processes:
 
     def __init__(self, pool: ProcessPoolExecutor, count: int) -> None:
         self._pool = pool
-        self._most = count * (_AHEAD + 1)
+        self._most = count * (AHEAD + 1)
 
     def map(self, name: Pass, chunks: Iterable[Chunk]) -> Iterator[Any]:
         """As `Workers.map`. Raises MemoryError where a worker was killed."""

@@ -24,6 +24,7 @@ ROWS = pa.schema(
         ("constrained", pa.bool_()),  # a grammar was in force: response_format, or a tool that had to be called
         ("grammar", pa.string()),  # which one, as JSON: {"jsonSchema": …} or {"jsonObject": true}; else null
         ("temperature", pa.float32()),
+        ("altered", pa.bool_()),  # privacy changed its text: good to learn from, never an on-policy sample
     ]
 )
 LINEAGE = pa.schema(

@@ -19,7 +19,8 @@ from specop.api.jobs import (
     SourceConfig,
     TrainingConfig,
 )
-from specop.api.shared import Json, PodTemplate, Weights
+from specop.api.privacy import KEY_ENV
+from specop.api.shared import Json, PodTemplate, SecretRef, Weights
 from specop.api.training_job import Parallelism, SpeculatorTrainingJob
 from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
 from specop.common.hashing import digest, short
@@ -52,6 +53,7 @@ class JobShape:
     queue_name: str | None = None
     suspend: bool = False
     parallelism: Parallelism = field(default_factory=Parallelism)
+    privacy_key: SecretRef | None = None
 
 
 def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
@@ -74,6 +76,8 @@ def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
                 objects=source.objects,
                 window=windows.get(source.name),
                 min_requests=log.min_requests if log else 1,
+                filter=source.filter,
+                exclude_periods=source.exclude_periods,
                 store=own.store_config() if own else None,
             )
         )
@@ -82,6 +86,10 @@ def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
         sources=sources,
         holdout=obj.spec.holdout,
         transform=obj.spec.transform,
+        consent=obj.spec.consent,
+        privacy=obj.spec.privacy,
+        quality=obj.spec.quality,
+        engine=obj.spec.engine,
     )
     shape = JobShape(
         role="dataset",
@@ -90,6 +98,7 @@ def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
         runtime=runtimes.data,
         image=resolved.image or runtimes.data.image,
         template=obj.spec.pod_template,
+        privacy_key=obj.spec.privacy.key_secret_ref,
     )
     return _job(obj, shape, config, storages, runtimes.job_ttl_seconds)
 
@@ -252,6 +261,12 @@ def _exit_code(action: str, code: int) -> Json:
     return {"action": action, "onExitCodes": {"containerName": MAIN, "operator": "In", "values": [code]}}
 
 
+def _key_env(ref: SecretRef | None) -> list[Json]:
+    """Give the pod the key of surrogates; the operator never sees it."""
+    source = {"secretKeyRef": {"name": ref.name, "key": KEY_ENV}} if ref else {}
+    return [{"name": KEY_ENV, "valueFrom": source}] if ref else []
+
+
 def _job_pod(shape: JobShape, config: RunConfig, storages: list[ResolvedStorage], name: str) -> Json:
     runtime, storage = shape.runtime, storages[0]
     ca, ca_mounts = ca_volumes(*storages)
@@ -265,7 +280,8 @@ def _job_pod(shape: JobShape, config: RunConfig, storages: list[ResolvedStorage]
     main |= {
         "env": common.env_list(
             runtime.env, common.user_env(shape.template), common.SCRATCH_ENV, common.config_env(config.to_json())
-        ),
+        )
+        + _key_env(shape.privacy_key),
         "envFrom": storage.env_from(),
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
         "resources": _resources(shape),

@@ -1,0 +1,46 @@
+"""A limit on the memory of a process and all its children, by a cgroup of its own (either version; needs root)."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+class NoCgroups(Exception):
+    """None can be made here."""
+
+
+@contextmanager
+def limited(limit: int) -> Iterator[tuple[Callable[[], None], Path]]:
+    """Yield a function that a child calls before it starts (`preexec_fn`), and the cgroup's folder.
+
+    Raises NoCgroups. Whoever passes the limit is killed by the kernel.
+    """
+    version_1 = (_CGROUPS / "memory").is_dir()
+    above = _CGROUPS / "memory" if version_1 else _CGROUPS
+    folder = above / f"specop-test-{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir()
+        names = ("memory.limit_in_bytes",) if version_1 else ("memory.max", "memory.swap.max")
+        for name, value in zip(names, (limit, 0), strict=False):
+            (folder / name).write_text(str(value))
+    except OSError as error:
+        if folder.is_dir():
+            folder.rmdir()
+        raise NoCgroups(str(error)) from error
+    try:
+        yield lambda: (folder / "cgroup.procs").write_text(str(os.getpid())) and None, folder
+    finally:
+        folder.rmdir()
+
+
+def was_killed(folder: Path) -> bool:
+    """Whether the kernel killed somebody for lack of memory."""
+    for name in ("memory.events", "memory.oom_control"):
+        if (folder / name).exists():
+            fields = dict(line.split() for line in (folder / name).read_text().splitlines())
+            return int(fields.get("oom_kill", 0)) > 0
+    return False
