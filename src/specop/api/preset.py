@@ -57,6 +57,7 @@ DEFAULTS = Hyperparameters(
     checkpoint_seconds=60,
     seed=0,
     compute_dtype="BFloat16",
+    layout="Speculators",
 )
 """Every knob has a value here; presets change some."""
 

@@ -96,6 +96,9 @@ class Hyperparameters(Model):
     compute_dtype: Literal["Float32", "BFloat16"] | None = Field(
         default=None, description="Dtype of the matrix products; masters are float32."
     )
+    layout: Literal["Speculators", "Eagle"] | None = Field(
+        default=None, description="Layout of the drafter's files. vLLM serves both; Eagle is what SGLang reads."
+    )
 
 
 class WarmStart(Model):
