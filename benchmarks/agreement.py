@@ -76,6 +76,8 @@ def pack(ids: torch.Tensor, aux_NCH: torch.Tensor) -> Pack:
         last_AH=torch.zeros(count, HIDDEN),
         lse_A=torch.zeros(count),
         argmax_A=torch.zeros(count, dtype=torch.long),
+        temperature_A=torch.zeros(count),
+        peak_A=torch.zeros(count),
     )
 
 

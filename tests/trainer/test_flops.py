@@ -70,6 +70,8 @@ def pack() -> Pack:
         last_AH=torch.randn(a0, HIDDEN),
         lse_A=torch.randn(a0),
         argmax_A=torch.randint(VOCAB, (a0,)),
+        temperature_A=torch.zeros(a0),
+        peak_A=torch.zeros(a0),
     )
 
 
