@@ -15,7 +15,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     given = load_file(folder / "inputs.safetensors")
     config = Eagle3SpeculatorConfig.from_pretrained(folder)
-    config.transformer_layer_config._attn_implementation = "sdpa"  # noqa: SLF001 - its default is for accelerators
+    # Its default wants an accelerator.
+    config.transformer_layer_config._attn_implementation = "sdpa"  # noqa: SLF001
     model = Eagle3DraftModel.from_pretrained(folder, config=config, dtype=torch.float32).eval()
     # It takes the target's embedding where its own is NaN; under transformers 5 what a file lacks is not NaN but whatever
     # lay in memory.

@@ -154,7 +154,9 @@ class Provenance(Observed):
     """Who set a hyperparameter."""
 
     name: Annotated[str, Field(max_length=64)] = Field(description="Name of the hyperparameter.")
-    source: Annotated[str, Field(max_length=64)] = Field(description="spec, preset/NAME or default.")
+    source: Annotated[str, Field(max_length=64)] = Field(
+        description="spec, preset/NAME, scaled (to target and dataset) or default."
+    )
 
 
 class TrainingResolved(Observed):

@@ -166,7 +166,7 @@ def _resolve(observed: TrainingObserved) -> TrainingResolved:
     assert observed.dataset is not None
     result = observed.dataset.status.result
     assert result is not None
-    hyperparameters, set_by = resolve(spec.preset, preset, spec.hyperparameters)
+    hyperparameters, set_by = resolve(spec.preset, preset, spec.hyperparameters, result)
     return TrainingResolved(
         output=output,
         image=observed.runtimes.trainer.image,
