@@ -4,7 +4,7 @@ PYTHON ?= python3
 # The project's environment, made on first use, with the project itself importable.
 IN_ENV := env="$$($(PYTHON) -m local env)" && PYTHONPATH=src:. PATH="$$env/venv/bin:$$PATH"
 
-.PHONY: help check test demo demo-down local-up local-down bench-operator bench-train crds lock clean
+.PHONY: help check test demo demo-down local-up local-down bench-operator bench-train bench-families bench-agreement bench-quality crds lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,12 @@ bench-operator: ## the operator at 100 and 1000 endpoints: build/bench/operator.
 
 bench-train: ## the trainer beside its best open peer: build/bench/train.json (ARGS=--quick: some minutes)
 	@$(IN_ENV) python -m benchmarks.train $(ARGS)
+
+bench-families: ## trainer and engine on tiny targets of every proven family: build/bench/families.json
+	@$(IN_ENV) python -m tests.trainer.families build/bench/families.json
+
+bench-agreement: ## exported drafters read by speculators: build/bench/agreement.json
+	@$(IN_ENV) python -m benchmarks.agreement
 
 crds: ## generate CRDs and the field reference from the models
 	@$(IN_ENV) python -m specop.api.crdgen --write

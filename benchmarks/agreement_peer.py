@@ -18,8 +18,8 @@ def main() -> None:
     # Its default wants an accelerator.
     config.transformer_layer_config._attn_implementation = "sdpa"  # noqa: SLF001
     model = Eagle3DraftModel.from_pretrained(folder, config=config, dtype=torch.float32).eval()
-    # It takes the target's embedding where its own is NaN; under transformers 5 what a file lacks is not NaN but whatever
-    # lay in memory.
+    # It takes the target's embedding where its own is NaN; but under transformers 5 what a file lacks is whatever lay
+    # in memory.
     with torch.no_grad():
         model.embed_tokens.weight.fill_(torch.nan)
     model.load_verifier_weights()
