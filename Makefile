@@ -4,7 +4,8 @@ PYTHON ?= python3
 # The project's environment, made on first use, with the project itself importable.
 IN_ENV := env="$$($(PYTHON) -m local env)" && PYTHONPATH=src:. PATH="$$env/venv/bin:$$PATH"
 
-.PHONY: help check test demo demo-down local-up local-down bench-operator bench-train bench-data crds lock clean
+.PHONY: help check test demo demo-down local-up local-down crds lock clean
+.PHONY: bench-operator bench-train bench-data bench-families bench-agreement bench-quality
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +36,12 @@ bench-train: ## the trainer beside its best open peer: build/bench/train.json (A
 
 bench-data: ## datasets beside Hugging Face datasets: build/bench/data.json (ARGS=--quick: some minutes)
 	@$(IN_ENV) python -m benchmarks.data $(ARGS)
+
+bench-families: ## trainer and engine on tiny targets of every proven family: build/bench/families.json
+	@$(IN_ENV) python -m tests.trainer.families build/bench/families.json
+
+bench-agreement: ## exported drafters read by speculators: build/bench/agreement.json
+	@$(IN_ENV) python -m benchmarks.agreement
 
 crds: ## generate CRDs and the field reference from the models
 	@$(IN_ENV) python -m specop.api.crdgen --write

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from specop.api.crdgen import crd
-from specop.api.dataset import SpeculatorDataset
+from specop.api.dataset import DatasetFacts, SpeculatorDataset
 from specop.api.kinds import KINDS, Kind
-from specop.api.preset import BUILT_IN, DEFAULTS, SpeculatorPreset, resolve
+from specop.api.preset import BUILT_IN, DEFAULTS, PresetSpec, SpeculatorPreset, resolve
+from specop.api.shared import TargetFacts
 from specop.api.training_job import Hyperparameters, Provenance
 from tests.api.conftest import Api, Refused
 from tests.api.manifests import edited, full, loop
@@ -171,11 +172,54 @@ def test_numbers_as_quantities_are_read_as_text() -> None:
     }
 
 
+DIGEST = "sha256:" + "0" * 64
+
+
+def finished(tokens: int, hidden: int) -> DatasetFacts:
+    target = TargetFacts(
+        fingerprint=DIGEST,
+        tokenizer_hash=DIGEST,
+        chat_template_hash=DIGEST,
+        vocab_size=512,
+        hidden_size=hidden,
+        num_layers=8,
+    )
+    return DatasetFacts(digest=DIGEST, uri="s3://o/manifest.json", rows=10, tokens=tokens, target=target)
+
+
 def test_hyperparameters_are_resolved_in_order_and_say_who_set_them() -> None:
-    resolved, set_by = resolve("quick", BUILT_IN["quick"], Hyperparameters(seed=7))
-    assert resolved == DEFAULTS.model_copy(update={"epochs": BUILT_IN["quick"].hyperparameters.epochs, "seed": 7})
+    resolved, set_by = resolve("quick", BUILT_IN["quick"], Hyperparameters(seed=7), finished(100_000, 576))
+    quick = BUILT_IN["quick"].hyperparameters
+    assert resolved == DEFAULTS.model_copy(update={"epochs": quick.epochs, "max_steps": quick.max_steps, "seed": 7})
     sources = {entry.name: entry.source for entry in set_by}
     assert sources.pop("seed") == "spec"
-    assert sources.pop("epochs") == "preset/quick"
+    assert {sources.pop(name) for name in ("epochs", "max_steps")} == {"preset/quick"}
+    assert {sources.pop(name) for name in ("batch_tokens", "learning_rate")} == {"scaled"}
     assert set(sources.values()) == {"default"}
     assert Provenance(name="seed", source="spec") in set_by
+
+
+@pytest.mark.parametrize(
+    ("tokens", "hidden", "batch", "rate"),
+    [
+        (0, 576, 2048, "0.0007"),
+        (300_000, 576, 2048, "0.0007"),
+        (500_000, 576, 4096, "0.00083"),
+        (10**9, 4096, 131_072, "0.00028"),
+        (10**7, 4096, 16_384, "0.00017"),
+        (10**6, 16_384, 4096, "0.000029"),
+        (10**5, 65_536, 2048, "0.00002"),
+        (10**5, 64, 2048, "0.002"),
+    ],
+)
+def test_batch_and_rate_are_scaled_to_dataset_and_target(tokens: int, hidden: int, batch: int, rate: str) -> None:
+    found, _ = resolve("balanced", BUILT_IN["balanced"], Hyperparameters(), finished(tokens, hidden))
+    assert (found.batch_tokens, found.learning_rate) == (batch, rate)
+
+
+def test_the_rate_follows_a_batch_that_somebody_set() -> None:
+    house = PresetSpec(hyperparameters=Hyperparameters(batch_tokens=32_768))
+    found, set_by = resolve("house", house, Hyperparameters(), finished(100_000, 576))
+    assert (found.batch_tokens, found.learning_rate) == (32_768, "0.0014")
+    assert Provenance(name="batch_tokens", source="preset/house") in set_by
+    assert Provenance(name="learning_rate", source="scaled") in set_by

@@ -7,7 +7,7 @@ from rich.console import Console
 from specop.cli import report
 from specop.cli.errors import CliError
 from specop.cli.loop import Loop, Table, duration, tables, waits
-from specop.cli.main import _loop_page
+from specop.cli.main import _loop_page, main
 from specop.cli.render import page
 from tests.cli.objects import MEASURED, ONE, TWO, candidate, condition, dataset, drafter, endpoint, job, serving
 
@@ -147,3 +147,12 @@ def test_a_report_before_anything_was_trained() -> None:
 def test_a_report_of_nothing() -> None:
     with pytest.raises(CliError, match="there is no DraftedEndpoint agent in namespace team-a"):
         report.build(Loop("team-a"), "agent")
+
+
+def test_the_proven_families(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[0] == "FAMILY"
+    assert ["Gemma-3", "Gemma3ForCausalLM", "transformers"] in [line.split() for line in lines]
+    assert main(["models", "-o", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["families"]) == len(lines) - 1

@@ -464,3 +464,14 @@ def test_pods_of_the_attempt_before_are_not_held_against_the_next() -> None:
     candidate = agent(world).status.drafter.candidate
     assert candidate is not None
     assert (candidate.state, candidate.attempt) == ("RollingOut", 2)
+
+
+def test_a_target_of_a_family_that_is_not_proven_is_served_with_a_warning() -> None:
+    unheard = build.facts(architecture="UnheardForCausalLM")
+    world = World(outcomes={"agent-target": build.inspect_outcome(target=unheard)})
+    world.put(build.endpoint(drafter=asks_for("agent-v1")))
+    world.settle()
+    found = conditions(agent(world))
+    assert found["TargetProven"] == ("False", "TargetUnproven")
+    assert found["Ready"] == ("True", "ServingBase")
+    assert "TargetProven" not in conditions(agent(world_with()))

@@ -239,3 +239,15 @@ def test_a_run_of_several_nodes_settles() -> None:
     found.outcomes["agent-v1-training"] = build.training_outcome()
     found.settle()
     assert conditions(found) == {"Succeeded": ("True", "Completed")}
+
+
+def test_a_target_of_a_family_that_is_not_proven_is_trained_for_with_a_warning() -> None:
+    dataset = build.finished_dataset()
+    assert dataset.status.result
+    result = dataset.status.result.model_copy(update={"target": build.facts(architecture="UnheardForCausalLM")})
+    dataset = dataset.model_copy(update={"status": dataset.status.model_copy(update={"result": result})})
+    for given, warned in ((dataset, True), (build.finished_dataset(), False)):
+        status = training_job.plan(observed(build.training(), dataset=given), build.at(0)).status
+        assert status
+        assert ("TargetUnproven" in {c["reason"] for c in status["conditions"]}) == warned
+        assert status["resolved"]

@@ -91,6 +91,15 @@ def test_the_users_flags_come_last() -> None:
     assert not any(flag.startswith("--middleware") for flag in flags)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "flags"),
+    [("Gemma3ForCausalLM", ["--model-impl=transformers"]), ("LlamaForCausalLM", []), ("Unheard", [])],
+)
+def test_a_family_whose_own_class_does_not_capture_layers_takes_another(architecture: str, flags: list[str]) -> None:
+    contract = build.contract(target=build.facts(architecture=architecture))
+    assert [flag for flag in engine_args(engine_spec(), contract) if flag.startswith("--model-impl")] == flags
+
+
 def test_probabilistic_drafting_is_said() -> None:
     flags = engine_args(engine_spec(), build.contract(draft_sample_method="probabilistic"))
     config = json.loads(flags[-1].partition("=")[2])

@@ -17,10 +17,10 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 TOLERANCE = 0.15
 
 
-@pytest.mark.parametrize("architecture", ["Eagle31", "Eagle3"])
-def test_the_engine_accepts_what_it_drafts(architecture: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("architecture", "layout"), [("Eagle31", "Speculators"), ("Eagle3", "Eagle")])
+def test_the_engine_accepts_what_it_drafts(architecture: str, layout: str, tmp_path: Path) -> None:
     world = World(tmp_path, train=24, holdout=12)
-    config = world.config("u-engine", architecture=architecture, max_steps=200)
+    config = world.config("u-engine", architecture=architecture, layout=layout, max_steps=200)
     facts = train(config, Job(config, tmp_path / "work"))
     info = world.manifest(Outcome(kind="training", ok=True, training=facts)).info
     (judged,) = (point["expected"] for point in info["curve"] if point["step"] == info["bestStep"])

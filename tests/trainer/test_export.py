@@ -1,28 +1,31 @@
 """The exported files: complete, accepted, and the same drafter when read back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from specop.api import reasons
 from specop.common.errors import UserError
 from specop.serving.inspect import check_folder
 from specop.storage.local import LocalStore
 from specop.storage.target import target_facts
-from specop.trainer.export import read_drafter, write_drafter
+from specop.trainer.export import Layout, read_drafter, write_drafter
 from tests.tiny import AUX_LAYERS, NUM_LAYERS
 from tests.trainer.tiny_run import World, parts
 
 VERIFIER = {"name_or_path": "target", "architectures": ["LlamaForCausalLM"]}
 
 
+@pytest.mark.parametrize("layout", ["Speculators", "Eagle"])
 @pytest.mark.parametrize(("architecture", "size"), [("Eagle3", 128), ("Eagle31", 128), ("Eagle31", 259)])
 def test_what_is_written_is_accepted_and_is_the_same_drafter(
-    architecture: str, size: int, world: World, tmp_path: Path
+    architecture: str, size: int, layout: Layout, world: World, tmp_path: Path
 ) -> None:
     model, course, teacher = parts(world, tmp_path, architecture=architecture)
     if size == model.config.vocab_size:
@@ -33,7 +36,7 @@ def test_what_is_written_is_accepted_and_is_the_same_drafter(
         vocabulary_D = course.vocabulary_D
     weights = {name: tensor.bfloat16().float() for name, tensor in model.state_dict().items()}
     model.load_state_dict(weights)
-    write_drafter(tmp_path / "d", model.config, weights, vocabulary_D, steps=3, verifier=VERIFIER)
+    write_drafter(tmp_path / "d", model.config, weights, vocabulary_D, steps=3, verifier=VERIFIER, layout=layout)
 
     facts = target_facts(LocalStore(), world.target)
     contract = check_folder(tmp_path / "d", facts)
@@ -56,6 +59,8 @@ def test_what_is_written_is_accepted_and_is_the_same_drafter(
         assert torch.equal(tensors["d2t"] + torch.arange(len(vocabulary_D)), vocabulary_D)
         assert torch.equal(tensors["t2d"].nonzero().squeeze(1), vocabulary_D)
     assert "embed_tokens.weight" not in tensors
+    prefixes = {name.split("self_attn")[0] for name in tensors if "self_attn" in name}
+    assert prefixes == {"layers.0." if layout == "Speculators" else "midlayer."}
 
 
 def test_no_key_is_left_to_a_reader_s_default(world: World, tmp_path: Path) -> None:
@@ -81,10 +86,34 @@ def test_no_key_is_left_to_a_reader_s_default(world: World, tmp_path: Path) -> N
             "speculators_config": {
                 "algorithm": "eagle3",
                 "default_proposal_method": "greedy",
-                "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": 3}],
+                "proposal_methods": [
+                    {
+                        "proposal_type": "greedy",
+                        "speculative_tokens": 3,
+                        "verifier_accept_k": 1,
+                        "accept_tolerance": 0.0,
+                    }
+                ],
                 "verifier": VERIFIER,
             },
         }
+
+
+def test_the_layout_of_eagle_says_it_to_each_of_its_readers(world: World, tmp_path: Path) -> None:
+    model, course, _ = parts(world, tmp_path, architecture="Eagle3")
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    rope = {**scaling, "rope_theta": 5e5}
+    config = replace(model.config, rope_parameters=rope)
+    weights = model.state_dict()
+    write_drafter(tmp_path, config, weights, course.vocabulary_D, steps=3, verifier=VERIFIER, layout="Eagle")
+    said = json.loads((tmp_path / "config.json").read_text())
+    assert said["architectures"] == ["LlamaForCausalLMEagle3"]
+    assert said["eagle_aux_hidden_state_layer_ids"] == [1, 2, 3]
+    assert said["eagle_config"] == {"eagle_aux_hidden_state_layer_ids": [0, 1, 2], "use_aux_hidden_state": True}
+    assert (said["num_aux_hidden_states"], said["norm_before_residual"]) == (3, False)
+    assert (said["rope_parameters"], said["rope_theta"]) == (rope, 5e5)
+    assert said["rope_scaling"] == scaling
+    assert AutoConfig.for_model(**said).draft_vocab_size == len(course.vocabulary_D)
 
 
 def edit(folder: Path, **changed: Any) -> None:

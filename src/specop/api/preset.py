@@ -1,10 +1,12 @@
 """SpeculatorPreset: an administrator's named hyperparameters; and the presets that ship with the operator."""
 
+import math
 from typing import ClassVar
 
 from pydantic import Field
 
 from specop.api.base import Model, Resource
+from specop.api.dataset import DatasetFacts
 from specop.api.markers import Cel
 from specop.api.shared import PodTemplate
 from specop.api.training_job import Hyperparameters, LossTerm, Provenance
@@ -57,22 +59,64 @@ DEFAULTS = Hyperparameters(
     checkpoint_seconds=60,
     seed=0,
     compute_dtype="BFloat16",
+    layout="Speculators",
 )
-"""Every knob has a value here; presets change some."""
+"""Every knob has a value here; presets change some, and what depends on size is scaled."""
 
 BUILT_IN: dict[str, PresetSpec] = {
-    "quick": PresetSpec(description="A first drafter in minutes.", hyperparameters=Hyperparameters(epochs=2)),
+    "quick": PresetSpec(
+        description="A first drafter soon: two passes, and never more than 2,000 steps.",
+        hyperparameters=Hyperparameters(epochs=2, max_steps=2000),
+    ),
     "balanced": PresetSpec(description="The default.", hyperparameters=Hyperparameters()),
     "quality": PresetSpec(description="Longer, for the last tenths.", hyperparameters=Hyperparameters(epochs=10)),
 }
 
 
-def resolve(name: str, preset: PresetSpec, spec: Hyperparameters) -> tuple[Hyperparameters, list[Provenance]]:
-    """Fill what the job left unset from the preset, then from the defaults; say who set what."""
+REFERENCE_HIDDEN, REFERENCE_TOKENS = 576, 100_000
+"""Hidden size of the target, and tokens of the dataset, for which the defaults of what is scaled were found."""
+MOST_BATCH_TOKENS = 131_072
+LEAST_RATE, MOST_RATE = 2e-5, 2e-3
+
+
+def scaled(dataset: DatasetFacts, batch_tokens: int | None) -> Hyperparameters:
+    """Scale what depends on target and dataset; `batch_tokens` where it is set already.
+
+    Batch: grows with the square root of the dataset's tokens, as a power of two between the default and 131,072, so
+    that a larger dataset gives more steps as well as larger ones. Learning rate: falls with the target's hidden size
+    (Adam's rate for hidden matrices goes by one over their width: Tensor Programs V, table 3) and grows with the fourth
+    root of the batch; between 2e-5 and 2e-3. For an 8B target and 1e9 tokens that is 2.8e-4 at 131,072 tokens, where
+    published recipes of EAGLE-3 take 1e-4 to 4e-4.
+    """
+    least, rate = DEFAULTS.batch_tokens, DEFAULTS.learning_rate
+    assert least
+    assert rate
+    wanted = least * math.sqrt(max(dataset.tokens, 1) / REFERENCE_TOKENS)
+    batch = batch_tokens or min(MOST_BATCH_TOKENS, 2 ** math.floor(math.log2(max(wanted, least))))
+    width = REFERENCE_HIDDEN / dataset.target.hidden_size
+    found = float(rate) * width * (batch / least) ** 0.25
+    return Hyperparameters(
+        batch_tokens=batch, learning_rate=f"{float(f'{min(max(found, LEAST_RATE), MOST_RATE):.2g}'):f}".rstrip("0")
+    )
+
+
+def resolve(
+    name: str, preset: PresetSpec, spec: Hyperparameters, dataset: DatasetFacts
+) -> tuple[Hyperparameters, list[Provenance]]:
+    """Fill what the job left unset: from the preset, then scaled to target and dataset, then from the defaults.
+
+    Says who set what.
+    """
+    sources = (
+        ("spec", spec),
+        (f"preset/{name}", preset.hyperparameters),
+        ("scaled", scaled(dataset, spec.batch_tokens or preset.hyperparameters.batch_tokens)),
+        ("default", DEFAULTS),
+    )
     values: dict[str, object] = {}
     set_by: list[Provenance] = []
     for field in Hyperparameters.model_fields:
-        for source, model in (("spec", spec), (f"preset/{name}", preset.hyperparameters), ("default", DEFAULTS)):
+        for source, model in sources:
             value = getattr(model, field)
             if value is not None:
                 values[field] = value

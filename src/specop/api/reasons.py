@@ -8,6 +8,7 @@ STALLED = "Stalled"
 DRAFTER_APPROVED = "DrafterApproved"
 DRAFTER_SERVING = "DrafterServing"
 ACCEPTANCE_HEALTHY = "AcceptanceHealthy"
+TARGET_PROVEN = "TargetProven"
 
 # --- datasets and jobs: Succeeded=Unknown
 PENDING = "Pending"
@@ -47,6 +48,7 @@ DRAFTER_OBJECT_MISSING = "DrafterObjectMissing"
 DRAFTER_INEFFECTIVE = "DrafterIneffective"
 ACCEPTING = "Accepting"
 NO_TRAFFIC = "NoTraffic"
+TARGET_UNPROVEN = "TargetUnproven"
 
 # --- what a user can mend (Stalled=True, or an Outcome that is not ok)
 INVALID_SPEC = "InvalidSpec"

@@ -105,6 +105,9 @@ class Hyperparameters(Model):
     compute_dtype: Literal["Float32", "BFloat16"] | None = Field(
         default=None, description="Dtype of the matrix products; masters are float32."
     )
+    layout: Literal["Speculators", "Eagle"] | None = Field(
+        default=None, description="Layout of the drafter's files. vLLM serves both; Eagle is what SGLang reads."
+    )
 
 
 class Parallelism(Model):
@@ -207,7 +210,9 @@ class Provenance(Observed):
     """Who set a hyperparameter."""
 
     name: Annotated[str, Field(max_length=64)] = Field(description="Name of the hyperparameter.")
-    source: Annotated[str, Field(max_length=64)] = Field(description="spec, preset/NAME or default.")
+    source: Annotated[str, Field(max_length=64)] = Field(
+        description="spec, preset/NAME, scaled (to target and dataset) or default."
+    )
 
 
 class TrainingResolved(Observed):

@@ -49,7 +49,7 @@ def make(
     spec: PresetSpec | None = preset.spec if preset else BUILT_IN.get(job.spec.preset)
     if spec is None:
         raise CliError(f"there is no preset {job.spec.preset}")
-    knobs, _ = resolve(job.spec.preset, spec, job.spec.hyperparameters)
+    knobs, _ = resolve(job.spec.preset, spec, job.spec.hyperparameters, dataset)
     found = estimate_job(job, None, dataset, knobs, jobs)
     if found is None:
         raise CliError(f"SpeculatorDataset {name} does not say how large its target is: build it again")

@@ -20,7 +20,7 @@ from specop.api.drafter import Drafter
 from specop.api.endpoint import DraftedEndpoint
 from specop.api.preset import BUILT_IN, SpeculatorPreset
 from specop.api.training_job import SpeculatorTrainingJob
-from specop.cli import approval, estimate, loop, report, retrain
+from specop.cli import approval, estimate, loop, models, report, retrain
 from specop.cli.cluster import Cluster
 from specop.cli.errors import EXIT_OK, EXIT_USAGE, CliError
 from specop.cli.render import page
@@ -117,6 +117,13 @@ def _estimate(arguments: argparse.Namespace) -> None:
         _say(canonical_json(found.to_json()).decode())
     else:
         _show([estimate.table(job.metadata.name, found)])
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    if arguments.output == "json":
+        _say(canonical_json(models.content()).decode())
+    else:
+        _show([models.table()])
 
 
 def _loop(cluster: Cluster) -> loop.Loop:
@@ -217,6 +224,9 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("-f", "--file", type=Path, help="a job that is not applied yet")
     cost.add_argument("-o", "--output", choices=["json"], help="for programs")
     cost.set_defaults(run=_estimate)
+    proven = commands.add_parser("models", help="families of targets that are proven")
+    proven.add_argument("-o", "--output", choices=["json"], help="for programs")
+    proven.set_defaults(run=_models)
     return parser
 
 

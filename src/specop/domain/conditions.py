@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from specop.api import reasons
+from specop.api import families, reasons
 from specop.api.base import Condition
+from specop.api.shared import TargetFacts
 from specop.common.clock import format_time
 
 Status = Literal["True", "False", "Unknown"]
@@ -39,6 +40,12 @@ class Aspect:
     status: Status
     reason: str
     message: str
+
+
+def unproven(target: TargetFacts | None) -> tuple[Aspect, ...]:
+    """Warn of a target whose family is not proven; nothing where it is, or where the target is not known yet."""
+    why = families.unproven(target.architecture) if target else None
+    return (Aspect(reasons.TARGET_PROVEN, "False", reasons.TARGET_UNPROVEN, why),) if why else ()
 
 
 def waiting(reason: str, message: str) -> Verdict:

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from specop.api import reasons
 from specop.api.endpoint import DraftedEndpoint, EndpointStatus, Measured
 from specop.domain.candidates import ROLLING_OUT, Choice
-from specop.domain.conditions import Aspect, Verdict
+from specop.domain.conditions import Aspect, Verdict, unproven
 from specop.domain.rollout import ArmView
 from specop.domain.target import Problem
 
@@ -65,7 +65,8 @@ def readiness(standing: Standing) -> Verdict:
 
 def aspects(standing: Standing) -> tuple[Aspect, ...]:
     """Conclude everything about drafters."""
-    return (_approved(standing), _serving(standing), _healthy(standing))
+    target = standing.status.target
+    return (_approved(standing), _serving(standing), _healthy(standing), *unproven(target))
 
 
 def _approved(standing: Standing) -> Aspect:

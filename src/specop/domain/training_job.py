@@ -7,6 +7,7 @@ it is final. A SpeculatorPreset object goes before a built-in preset of the same
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from specop.api import reasons
 from specop.api.drafter import Drafter, DrafterSpec, Lineage, LineageRef, WeightsSpec
@@ -17,7 +18,7 @@ from specop.api.training_job import Estimate, SpeculatorTrainingJob, TrainingRes
 from specop.common.names import API_VERSION
 from specop.domain import jobs
 from specop.domain.conclude import conclude
-from specop.domain.conditions import Verdict, find, is_true, stalled, waiting
+from specop.domain.conditions import Verdict, find, is_true, stalled, unproven, waiting
 from specop.domain.estimate import estimate_job
 from specop.domain.observed import TrainingObserved
 from specop.domain.plan import Apply, Create, Plan
@@ -34,7 +35,7 @@ def plan(observed: TrainingObserved, now: datetime) -> Plan:
     status, generation = observed.obj.status, observed.obj.metadata.generation
     concluded = find(status.conditions, reasons.SUCCEEDED)
     if concluded and concluded.status == "True":
-        return conclude(observed.obj, now, Verdict("True", concluded.reason, concluded.message), status)
+        return _conclude(observed, now, Verdict("True", concluded.reason, concluded.message), status)
     if concluded and concluded.status == "False" and concluded.observed_generation == generation:
         return Plan(status=status.to_json())
     if status.drafter is not None:
@@ -43,6 +44,13 @@ def plan(observed: TrainingObserved, now: datetime) -> Plan:
     if view.state == "absent":
         return _without_job(observed, now)
     return _with_job(observed, view, now)
+
+
+def _conclude(observed: TrainingObserved, now: datetime, verdict: Verdict, status: TrainingStatus, **more: Any) -> Plan:
+    """Conclude, and warn of a target that is not proven."""
+    result = observed.dataset.status.result if observed.dataset else None
+    target = result.target if result else status.contract.target if status.contract else None
+    return conclude(observed.obj, now, verdict, status, aspects=unproven(target), **more)
 
 
 # --- before the Job
@@ -133,15 +141,16 @@ def _without_job(observed: TrainingObserved, now: datetime) -> Plan:
     if status.resolved is not None:
         body = _body(observed.obj, observed)
         verdict = Verdict("Unknown", reasons.PENDING, "its Job is being made", reconciling=True)
-        return conclude(observed.obj, now, verdict, status, creates=(*_rendezvous(observed), Create(body)))
+        creates = (*_rendezvous(observed), Create(body))
+        return _conclude(observed, now, verdict, status, creates=creates)
     for check in CHECKS:
         objection = check(observed)
         if objection is not None:
-            return conclude(observed.obj, now, objection, status)
+            return _conclude(observed, now, objection, status)
     verdict = Verdict("Unknown", reasons.PENDING, "its inputs are resolved", reconciling=True)
     resolved = status.model_copy(update={"resolved": _resolve(observed)})
     resolved = resolved.model_copy(update={"estimate": _estimate(observed, resolved)})
-    return conclude(observed.obj, now, verdict, resolved, requeue_after=0.0)
+    return _conclude(observed, now, verdict, resolved, requeue_after=0.0)
 
 
 def _estimate(observed: TrainingObserved, status: TrainingStatus) -> Estimate | None:
@@ -166,7 +175,7 @@ def _resolve(observed: TrainingObserved) -> TrainingResolved:
     assert observed.dataset is not None
     result = observed.dataset.status.result
     assert result is not None
-    hyperparameters, set_by = resolve(spec.preset, preset, spec.hyperparameters)
+    hyperparameters, set_by = resolve(spec.preset, preset, spec.hyperparameters, result)
     return TrainingResolved(
         output=output,
         image=observed.runtimes.trainer.image,
@@ -196,19 +205,19 @@ def _with_job(observed: TrainingObserved, view: jobs.JobView, now: datetime) -> 
     assert view.job is not None
     if view.state == "spent":
         verdict = Verdict("Unknown", reasons.PENDING, "its Job is made again", reconciling=True)
-        return conclude(obj, now, verdict, status, deletes=(jobs.delete(view.job),))
+        return _conclude(observed, now, verdict, status, deletes=(jobs.delete(view.job),))
     if view.state == "failed":
-        return conclude(obj, now, stalled(view.reason, view.message, "False"), status)
+        return _conclude(observed, now, stalled(view.reason, view.message, "False"), status)
     if view.state == "succeeded":
         facts = view.outcome.training if view.outcome else None
         if facts is None:
             verdict = stalled(reasons.JOB_FAILED, "its Job gave a result of another kind: check its image", "False")
-            return conclude(obj, now, verdict, status)
+            return _conclude(observed, now, verdict, status)
         return _record(observed, _with_facts(observed, status, facts), now)
     status = status.model_copy(update={"progress": observed.progress or status.progress})
     after = jobs.LOOK_AGAIN_SECONDS if view.state == "ending" else None
-    return conclude(
-        obj, now, _running(observed, view), status, applies=_suspend(observed, view.job), requeue_after=after
+    return _conclude(
+        observed, now, _running(observed, view), status, applies=_suspend(observed, view.job), requeue_after=after
     )
 
 
@@ -256,7 +265,7 @@ def _record(observed: TrainingObserved, status: TrainingStatus, now: datetime) -
     assert status.drafter is not None
     if found is None:
         verdict = Verdict("Unknown", reasons.PENDING, "its Drafter is being made")
-        return conclude(obj, now, verdict, status, creates=(Create(_drafter(observed, status.drafter)),))
+        return _conclude(observed, now, verdict, status, creates=(Create(_drafter(observed, status.drafter)),))
     lineage = found.spec.lineage
     ours = lineage is not None and lineage.training_job is not None and lineage.training_job.uid == obj.metadata.uid
     if not ours or found.spec.weights.digest != status.drafter.digest:
@@ -264,11 +273,11 @@ def _record(observed: TrainingObserved, status: TrainingStatus, now: datetime) -
             f"another Drafter bears the name {found.metadata.name}: delete it, and this job makes its own; "
             f"the weights are kept at {status.drafter.uri}"
         )
-        return conclude(obj, now, stalled(reasons.DRAFTER_NAME_TAKEN, message), status)
+        return _conclude(observed, now, stalled(reasons.DRAFTER_NAME_TAKEN, message), status)
     evaluation = status.result.evaluation if status.result else None
     length = f", held-out acceptance length {evaluation.acceptance_length}" if evaluation else ""
     message = f"made Drafter {status.drafter.name}{length}"
-    return conclude(obj, now, Verdict("True", reasons.COMPLETED, message), status)
+    return _conclude(observed, now, Verdict("True", reasons.COMPLETED, message), status)
 
 
 def _drafter(observed: TrainingObserved, weights: DrafterRefStatus) -> Json:

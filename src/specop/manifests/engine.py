@@ -2,9 +2,14 @@
 
 PURE. Two arms of an endpoint differ in `--speculative-config` and in nothing else: that is what makes their figures
 comparable. The user's flags come last, so that they win.
+
+One exception: where vLLM's own class of a family does not capture layers, the drafted arm takes its transformers
+backend. The base arm keeps the class, for it comes up before the target is known; whoever compares the two arms of such
+a family compares the implementations as well, unless `engine.args` says `--model-impl=transformers` for both.
 """
 
 from specop.api.endpoint import EndpointSpec
+from specop.api.families import family_of
 from specop.api.shared import Contract
 from specop.common.hashing import canonical_json
 
@@ -32,6 +37,9 @@ def engine_args(spec: EndpointSpec, contract: Contract | None) -> list[str]:
     if spec.capture is not None:
         args.append(f"--middleware={CAPTURE_MIDDLEWARE}")
     if contract is not None:
+        family = family_of(contract.target.architecture)
+        if family is not None and family.model_impl != "auto":
+            args.append(f"--model-impl={family.model_impl}")
         args.append(f"--speculative-config={speculative_config(spec, contract)}")
     return [*args, *engine.args]
 

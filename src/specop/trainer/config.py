@@ -60,6 +60,7 @@ class Recipe:
     checkpoint_seconds: float
     seed: int
     compute_dtype: Literal["Float32", "BFloat16"]
+    layout: Literal["Speculators", "Eagle"]
 
 
 def recipe(given: Hyperparameters) -> Recipe:

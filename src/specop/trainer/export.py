@@ -1,16 +1,22 @@
-"""The drafter as files: the speculators layout, which vLLM loads unchanged.
+"""The drafter as files, in one of two layouts; vLLM loads both unchanged.
 
-Every key is written that vLLM and speculators read with different defaults (`norm_before_residual` is one), so that no
-reader has to guess. Parameters have the file's names already (`model.py`). The draft vocabulary is stored as offsets:
-draft token i stands for target token i + d2t[i]; where it is the whole vocabulary there is no d2t, and engines then
-expect none. The embedding is not stored: engines share the target's.
+    Speculators    configuration of the `speculators` library, tensors `layers.0.…`
+    Eagle          configuration of LlamaForCausalLMEagle3, tensors `midlayer.…`: what SGLang and SpecForge read
+
+Every key is written that readers take different defaults for (`norm_before_residual` is one), so that none has to
+guess. Captured layers are counted as vLLM counts them: layer k is the residual stream after k decoder layers. SGLang
+counts the layer whose output that is, k - 1, and reads it from another key, so the Eagle layout has both.
+
+Parameters have the names of the first layout (`model.py`). The draft vocabulary is stored as offsets: draft token i
+stands for target token i + d2t[i]; where it is the whole vocabulary there is no d2t, and engines then expect none. The
+embedding is not stored: engines share the target's.
 
 Reading accepts exactly what is written here, and of weights made elsewhere those that mean the same.
 """
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -22,12 +28,13 @@ from specop.common.errors import UserError
 from specop.trainer.model import DrafterConfig, Eagle3
 from specop.trainer.vocabulary import draft_ids
 
+Layout = Literal["Speculators", "Eagle"]
 CONFIG, TENSORS = "config.json", "model.safetensors"
 LAYOUT_VERSION = "0.9.0"
 """Version of speculators whose layout this is."""
 DTYPE = torch.bfloat16
-FIRST_LAYERS = ("layers.0.", "midlayer.")
-"""What the layer's tensors begin with, in the speculators layout and in the EAGLE repository's."""
+FIRST_LAYERS: dict[Layout, str] = {"Speculators": "layers.0.", "Eagle": "midlayer."}
+"""What the layer's tensors begin with."""
 SHAPE = (
     "hidden_size",
     "intermediate_size",
@@ -51,33 +58,28 @@ def write_drafter(
     *,
     steps: int,
     verifier: dict[str, Any],
+    layout: Layout = "Speculators",
 ) -> None:
     """Write config.json and model.safetensors, in bfloat16.
 
     `steps`: draft steps that it was trained for. `verifier`: name and architectures of the target.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.to(DTYPE).contiguous() for name, tensor in weights.items()}
+    tensors = {_name(name, layout): tensor.to(DTYPE).contiguous() for name, tensor in weights.items()}
     if config.draft_vocab_size != config.vocab_size:
         tensors["d2t"] = vocabulary_D - torch.arange(len(vocabulary_D))
         tensors["t2d"] = draft_ids(vocabulary_D, config.vocab_size) >= 0
-    (folder / CONFIG).write_text(json.dumps(drafter_json(config, steps, verifier), indent=2) + "\n")
+    said = speculators_json(config, steps, verifier) if layout == "Speculators" else eagle_json(config)
+    (folder / CONFIG).write_text(json.dumps(said, indent=2) + "\n")
     save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
 
 
-def drafter_json(config: DrafterConfig, steps: int, verifier: dict[str, Any]) -> dict[str, Any]:
-    """Return config.json."""
+def speculators_json(config: DrafterConfig, steps: int, verifier: dict[str, Any]) -> dict[str, Any]:
+    """Return config.json of the speculators layout."""
     return {
         "architectures": ["Eagle3DraftModel"],
         "speculators_model_type": "eagle3",
         "speculators_version": LAYOUT_VERSION,
-        "draft_vocab_size": config.draft_vocab_size,
-        "target_hidden_size": config.hidden_size,
-        "eagle_aux_hidden_state_layer_ids": list(config.aux_layers),
-        "norm_before_residual": config.modern,
-        "norm_before_fc": False,
-        "fc_norm": config.modern,
-        "norm_output": config.modern,
         "embed_requires_grad": False,
         "tie_word_embeddings": False,
         "torch_dtype": "bfloat16",
@@ -85,9 +87,49 @@ def drafter_json(config: DrafterConfig, steps: int, verifier: dict[str, Any]) ->
         "speculators_config": {
             "algorithm": "eagle3",
             "default_proposal_method": "greedy",
-            "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": steps}],
+            "proposal_methods": [
+                {
+                    "proposal_type": "greedy",
+                    "speculative_tokens": steps,
+                    "verifier_accept_k": 1,
+                    "accept_tolerance": 0.0,
+                }
+            ],
             "verifier": verifier,
         },
+        **_drafting(config),
+    }
+
+
+def eagle_json(config: DrafterConfig) -> dict[str, Any]:
+    """Return config.json of the EAGLE layout; what older transformers call rope_scaling is repeated under that name."""
+    rope = config.rope_parameters
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return {
+        **config.llama(),
+        "architectures": ["LlamaForCausalLMEagle3"],
+        "rope_scaling": None if rope.get("rope_type", "default") == "default" else scaling,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "num_aux_hidden_states": len(config.aux_layers),
+        "eagle_config": {
+            "eagle_aux_hidden_state_layer_ids": [layer - 1 for layer in config.aux_layers],
+            "use_aux_hidden_state": True,
+        },
+        **_drafting(config),
+    }
+
+
+def _drafting(config: DrafterConfig) -> dict[str, Any]:
+    """Return the keys, the same in both layouts, that readers take different defaults for."""
+    return {
+        "draft_vocab_size": config.draft_vocab_size,
+        "target_hidden_size": config.hidden_size,
+        "eagle_aux_hidden_state_layer_ids": list(config.aux_layers),
+        "norm_before_residual": config.modern,
+        "norm_before_fc": False,
+        "fc_norm": config.modern,
+        "norm_output": config.modern,
     }
 
 
@@ -108,7 +150,9 @@ def read_drafter(folder: Path, embedding_VH: Tensor, wanted: DrafterConfig) -> t
     size = given.get("draft_vocab_size") or wanted.vocab_size
     d2t = tensors.get("d2t", torch.zeros(size, dtype=torch.long))
     model = Eagle3(wanted.with_vocabulary(size), embedding_VH)
-    weights = {_name(name): tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    weights = {
+        _name(name, "Speculators"): tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()
+    }
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items() if name != "embed_tokens.weight"}
     for name in sorted(expected.keys() | found.keys()):
@@ -142,10 +186,11 @@ def _fields(given: dict[str, Any], wanted: DrafterConfig) -> dict[str, tuple[Any
     return fields
 
 
-def _name(name: str) -> str:
-    for prefix in FIRST_LAYERS:
+def _name(name: str, layout: Layout) -> str:
+    """Name of a tensor of either layout in this one."""
+    for prefix in FIRST_LAYERS.values():
         if name.startswith(prefix):
-            return FIRST_LAYERS[0] + name.removeprefix(prefix)
+            return FIRST_LAYERS[layout] + name.removeprefix(prefix)
     return name
 
 

@@ -89,7 +89,8 @@ def train(config: TrainingConfig, job: Job[TrainingConfig], group: Group | None 
         display.stage("Evaluating")
         folder = job.work_dir / "drafter"
         verifier = {"name_or_path": config.target, "architectures": [inputs.facts.architecture]}
-        write_drafter(folder, model.config, loop.best, vocabulary_D, steps=knobs.decoding_heads, verifier=verifier)
+        steps, layout = knobs.decoding_heads, knobs.layout
+        write_drafter(folder, model.config, loop.best, vocabulary_D, steps=steps, verifier=verifier, layout=layout)
         exported, _ = read_drafter(folder, teacher.embedding_VH, model.config)
         judgement = judge(exported.to(device), course, job.stopping)
         log.info("exported: %s", judgement)
