@@ -23,6 +23,7 @@ def row(number: int, tokens: int = 3) -> Json:
         "grammar": None,
         "temperature": 0.5,
         "altered": False,
+        "novel": False,
     }
 
 
@@ -46,6 +47,7 @@ def test_the_schema_is_the_contracts(tmp_path: Path) -> None:
         "grammar": "string",
         "temperature": "float",
         "altered": "bool",
+        "novel": "bool",
     }
     assert found.to_pylist() == [row(1)]
 

@@ -49,10 +49,12 @@ class Chunk:
     """In the second pass only."""
     copies: list[int] = field(default_factory=list)
     """In the second pass only: how many times the rows of a line are written."""
+    seen: list[bool] = field(default_factory=list)
+    """In the second pass only: whether a line is held out and like one to train on."""
 
 
-Verdict = Callable[[int], tuple[Fate, int] | None]
-"""Fate and copies of the line of an ordinal; None: nothing that needs its content."""
+Verdict = Callable[[int], tuple[Fate, int, bool] | None]
+"""Fate, copies and likeness to a row to train on, of the line of an ordinal; None: nothing that needs its content."""
 
 
 def read_chunks(
@@ -75,6 +77,7 @@ def read_chunks(
                     continue
                 chunk.fates.append(found_for[0])
                 chunk.copies.append(found_for[1])
+                chunk.seen.append(found_for[2])
             chunk.ordinals.append(ordinal)
             chunk.offsets.append(line.offset)
             chunk.lines.append(line.data)

@@ -1,7 +1,8 @@
 """The first pass: what becomes of each line, decided in DuckDB over keys, hashes and times alone.
 
-    read ─► set aside, failed, …  ─► exact duplicates out ─► share of each source ─► newest conversations held out
-    (normalise)                      (oldest row stays)      (smallest keys)         (whole)
+    read ─► set aside, failed, …  ─► duplicates out     ─► share of each source ─► newest conversations held out
+    (intake)                         (oldest row stays)    (smallest keys)         (whole; those like a row to train
+                                                                                    on are marked)
 
 All decisions depend only on values of rows, never on the order of reading or on chance, so that the same input gives
 the same dataset. DuckDB works on disk under a memory limit; what leaves it is one byte a row.
@@ -17,7 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from specop.api.dataset import Holdout
+from specop.api.quality import NearDuplicates
 from specop.common.clock import format_time
+from specop.data import alike
 from specop.data.formats import Fate, from_microseconds
 
 _INSERT_ROWS = 16_384
@@ -78,6 +81,17 @@ class Decisions(NamedTuple):
     fates: bytes
     copies: bytes
     """How many times the rows of a line are written; empty: once."""
+    seen: bytes
+    """1 where a line is held out and like one to train on."""
+
+
+class Likeness(NamedTuple):
+    """How often rows are like others (`specop.data.alike`)."""
+
+    near_duplicates: int = 0
+    """Like an older one."""
+    seen: int = 0
+    """Held out, and like one to train on."""
 
 
 class Survey:
@@ -99,10 +113,13 @@ class Survey:
         )
         self._db.execute(
             "create table rows (ordinal bigint, source usmallint, key blob, time bigint,"
-            " conversation blob, content blob, bytes uinteger, fate utinyint, copies utinyint default 1)"
+            " conversation blob, content blob, bytes uinteger, fate utinyint,"
+            f" {', '.join(f'{name} uinteger' for name in alike.BANDS)}, sketch0 bigint, sketch1 bigint,"
+            " copies utinyint default 1, seen boolean default false)"
         )
         self._db.execute("create table written (key varchar, hash blob)")
         self._repeated = False
+        self._near_duplicates = 0
         self._rows, self._written = _Inserts(self._db, "rows"), _Inserts(self._db, "written")
 
     def __enter__(self) -> Self:
@@ -116,10 +133,11 @@ class Survey:
         """Take in lines: rows of `SURVEYED`."""
         self._rows.add(rows)
 
-    def decide(self, sources: list[Share], holdout: Holdout) -> None:
+    def decide(self, sources: list[Share], holdout: Holdout, near: NearDuplicates | None = None) -> None:
         """Remove duplicates, keep each source to its share, hold the newest conversations out."""
         self._rows.flush()
         self._db.execute(_DUPLICATES)
+        self._thin_out(near or NearDuplicates())
         available = dict(self._pairs("select source, count(distinct conversation) from rows where fate = 0 group by 1"))
         for source, count in available.items():
             most = sources[source].most or count
@@ -136,11 +154,30 @@ class Survey:
                 self._repeated = True
         conversations = self._number("select count(distinct conversation) from rows where fate = 0")
         self._db.execute(_HELD_OUT, {"count": held_out(conversations, holdout)})
+        self._db.execute(alike.aged(f"{Fate.TRAIN:d}, {Fate.HOLDOUT:d}"))
+        self._db.execute(alike.seen(Fate.TRAIN, Fate.HOLDOUT))
+        self._db.execute("drop table aged")
+
+    def _thin_out(self, near: NearDuplicates) -> None:
+        """Count rows that are like older ones, and leave them out if that is wanted."""
+        self._db.execute(alike.aged(f"{Fate.TRAIN:d}"))
+        self._db.execute(alike.SHAPED)
+        while self._number(alike.FOLLOWED):
+            pass
+        self._near_duplicates = self._number("select count(*) from shaped")
+        most = near.max_per_shape or (1 if near.action == "Drop" else None)
+        if most is not None:
+            self._db.execute(alike.beyond(Fate.NEAR_DUPLICATE), {"most": most})
+        self._db.execute("drop table shaped")
+
+    def likeness(self) -> Likeness:
+        """Return how often rows are like others."""
+        return Likeness(self._near_duplicates, self._number("select count(*) from rows where seen"))
 
     def decisions(self) -> Decisions:
         """Return what becomes of each line."""
         copies = self._by_ordinal("copies", 1) if self._repeated else b""
-        return Decisions(self._by_ordinal("fate", Fate.OUTSIDE), copies)
+        return Decisions(self._by_ordinal("fate", Fate.OUTSIDE), copies, self._by_ordinal("seen::utinyint", 0))
 
     def counts(self) -> dict[tuple[int, Fate], int]:
         """Lines by source and fate."""

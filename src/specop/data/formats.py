@@ -60,8 +60,6 @@ class Fate(IntEnum):
     """Beyond the limits of `quality`."""
     NEAR_DUPLICATE = 13
     """Like an older one, where these are dropped, or over the cap of its shape."""
-    LEAKED = 14
-    """The same prompt and answer are in the holdout."""
     FILTERED = 20
     """`transform.sql` leaves it out."""
     OUTSIDE = 255
@@ -80,7 +78,6 @@ DROPPED = (
     Fate.EXCLUDED,
     Fate.UNFIT,
     Fate.NEAR_DUPLICATE,
-    Fate.LEAKED,
     Fate.FILTERED,
 )
 

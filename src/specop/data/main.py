@@ -71,16 +71,18 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
                 meter.rows(len(found.rows))
         counts = survey.counts()
         _check(config, counts, unused)
-        survey.decide([Share(of.weight, of.max_conversations, of.repeat) for of in config.sources], config.holdout)
+        shares = [Share(of.weight, of.max_conversations, of.repeat) for of in config.sources]
+        survey.decide(shares, config.holdout, config.quality.near_duplicates)
         counts = Counter(survey.counts())
         kept, mix = _Verdicts(survey.decisions()), survey.mix()
+        likeness = survey.likeness()
         with meter.stage("Writing"), Output(folder, survey) as output:
             for place, made in _map(workers, "build", read_chunks(objects, meter.add, room.chunk_bytes, kept)):
                 output.write(place, made)
                 meter.rows(len(made.rows))
         rows = rows_digest(survey.hashes())
     built = output.built
-    result = Result(config, facts, built, _corrected(counts, built), mix, unused, objects)
+    result = Result(config, facts, built, _corrected(counts, built), mix, likeness, unused, objects)
     if not built.rows or not built.holdout_rows:
         raise UserError(reasons.NO_USABLE_ROWS, result.why_unusable())
     meter.show("Publishing")
@@ -129,13 +131,13 @@ class _Verdicts:
     """What becomes of the lines that are kept, by ordinal."""
 
     def __init__(self, decisions: Decisions) -> None:
-        self._fates, self._copies = decisions
+        self._fates, self._copies, self._seen = decisions
 
-    def __call__(self, ordinal: int) -> tuple[Fate, int] | None:
+    def __call__(self, ordinal: int) -> tuple[Fate, int, bool] | None:
         fate = self._fates[ordinal] if ordinal < len(self._fates) else Fate.OUTSIDE
         if fate not in _KEPT:
             return None
-        return Fate(fate), self._copies[ordinal] if self._copies else 1
+        return Fate(fate), self._copies[ordinal] if self._copies else 1, bool(self._seen[ordinal])
 
 
 def _check(config: DatasetConfig, counts: dict[tuple[int, Fate], int], unused: Unused) -> None:

@@ -12,7 +12,7 @@ from specop.api.jobs import DatasetConfig
 from specop.api.shared import TargetFacts
 from specop.data.build import Built
 from specop.data.chunks import Place
-from specop.data.decide import Mix
+from specop.data.decide import Likeness, Mix
 from specop.data.formats import DROPPED, Fate, Json
 from specop.data.sources import SourceObject
 from specop.data.work import Note
@@ -46,6 +46,7 @@ class Result:
     """Lines by source and by what became of them."""
     mix: dict[int, Mix]
     """By source."""
+    likeness: Likeness
     unused: Unused
     objects: list[SourceObject]
 
@@ -68,6 +69,9 @@ class Result:
             failed_responses=fates[Fate.FAILED],
             unsupervised=fates[Fate.UNSUPERVISED],
             outweighed=fates[Fate.OUTWEIGHED],
+            near_duplicates=fates[Fate.NEAR_DUPLICATE],
+            excluded=fates[Fate.EXCLUDED],
+            unfit=fates[Fate.UNFIT],
             no_consent=fates[Fate.NO_CONSENT],
             private=fates[Fate.PRIVATE],
             altered=self.built.altered,
@@ -115,6 +119,11 @@ class Result:
             "sources": [self._source(index, source.name) for index, source in enumerate(self.config.sources)],
             "lengths": {"tokens": _buckets(built.lengths), "supervisedTokens": _buckets(built.supervised_lengths)},
             "privacy": {"altered": built.altered, "entities": dict(sorted(built.entities.items()))},
+            "likeness": {
+                "nearDuplicates": self.likeness.near_duplicates,
+                "nearDuplicatesDropped": self.by_fate()[Fate.NEAR_DUPLICATE],
+                "holdoutLikeTrain": self.likeness.seen,
+            },
             "unused": dict(self.unused.reasons),
             "setAside": self.unused.places,
         }

@@ -15,12 +15,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from specop.common.clock import format_time
+from specop.data import alike
 from specop.data.chunks import Chunk
 from specop.data.formats import Exchange, Fate, Unusable, to_microseconds
 from specop.data.grammar import grammar
@@ -41,14 +42,16 @@ SURVEYED = pa.schema(
         ("content", pa.binary(16)),  # hash of prompt and answer
         ("bytes", pa.uint32()),  # of the line
         ("fate", pa.uint8()),
+        *alike.COLUMNS,  # of lines that may be used
     ]
 )
-"""What the first pass keeps of a line: under 128 bytes."""
+"""What the first pass keeps of a line: 127 bytes."""
 MADE = pa.schema([*ROWS, ("hash", pa.binary(16)), ("held", pa.bool_())])
 """A row of tokens, what it teaches, and whether it is held out."""
 PLACES = pa.schema([("key", pa.string()), ("offset", pa.int64()), ("time", pa.string()), ("held", pa.bool_())])
 """Where each exchange that became rows was found in the chunk's object."""
 _FILTERED = "left out by transform.sql"
+_UNSIGNED: list[Any] = [None] * len(alike.COLUMNS)
 _BATCH_BYTES = 128 << 10
 """Lines that are rendered and tokenised at once: their tokens and offsets take about a hundred times as many bytes."""
 
@@ -118,6 +121,7 @@ class Worker:
         names, found, notes = hashlib.sha256(f"{chunk.place.name}\n".encode()), [], []
         for index, taken in self._selected(chunk):
             time = conversation = content = None
+            signature: alike.Signature = _UNSIGNED
             fate, line = Fate.TRAIN, chunk.lines[index]
             try:
                 if isinstance(taken, Unusable):
@@ -125,12 +129,13 @@ class Worker:
                 exchange = taken.exchange
                 self._check_tokens(exchange)
                 conversation, content = identify(exchange)
+                signature = alike.signature(exchange)
                 time = to_microseconds(exchange.time) if exchange.time else None
             except Unusable as why:
                 fate = why.fate
                 notes.append(Note(chunk.offsets[index], fate, why.reason))
-            key = _key(names, line)
-            found.append((chunk.ordinals[index], chunk.place.source, key, time, conversation, content, len(line), fate))
+            identity = chunk.ordinals[index], chunk.place.source, _key(names, line), time, conversation, content
+            found.append((*identity, len(line), fate, *signature))
         columns = zip(*found, strict=True) if found else [()] * len(SURVEYED)
         arrays = [pa.array(column, of.type) for column, of in zip(columns, SURVEYED, strict=True)]
         return Surveyed(pa.RecordBatch.from_arrays(arrays, schema=SURVEYED), notes)
@@ -199,7 +204,7 @@ class _Making:
         self._max_length = max_length
         self._ids, self._ends = array("i"), array("i", [0])
         self._spans, self._span_ends = array("i"), array("i", [0])
-        self._others: list[tuple[str, str, str, bool, str | None, float, bool, bytes, bool]] = []
+        self._others: list[tuple[str, str, str, bool, str | None, float, bool, bool, bytes, bool]] = []
         self._places: list[tuple[str, int, str, bool]] = []
         self._made = Made(MADE.empty_table(), PLACES.empty_table())
 
@@ -210,6 +215,7 @@ class _Making:
         copies = 1 if held else self._chunk.copies[index]
         time = format_time(exchange.time) if exchange.time else ""
         constraint = exchange.constrained, grammar(exchange.request), exchange.temperature, exchange.altered
+        novel = held and not self._chunk.seen[index]
         some = False
         for turn, whole in enumerate(rows):
             tokens = whole.cut(self._max_length)
@@ -226,7 +232,7 @@ class _Making:
                 self._spans.extend(edges)
                 self._span_ends.append(len(self._spans) // 2)
                 name = _row_key(key, turn, copy)
-                self._others.append((name, self._chunk.place.name, time, *constraint, taught, held))
+                self._others.append((name, self._chunk.place.name, time, *constraint, novel, taught, held))
         if some:
             self._places.append((key.hex(), self._chunk.offsets[index], time, held))
             if held and exchange.request["messages"]:  # a text or tokens are no request
@@ -241,15 +247,15 @@ class _Making:
 
     def finish(self) -> Made:
         """Put the columns together."""
-        columns = list(zip(*self._others, strict=True)) or [()] * 9
-        key, source, time, constrained, grammars, temperature, altered, hashes, held = columns
+        columns = list(zip(*self._others, strict=True)) or [()] * 10
+        key, source, time, constrained, grammars, temperature, altered, novel, hashes, held = columns
         edges = np.frombuffer(self._spans, np.int32).reshape(-1, 2)
         spans = pa.StructArray.from_arrays([pa.array(edges[:, 0]), pa.array(edges[:, 1])], ["start", "end"])
         lists = [
             pa.ListArray.from_arrays(_int32(self._ends), _int32(self._ids)),
             pa.ListArray.from_arrays(_int32(self._span_ends), spans),
         ]
-        values = [key, source, time, *lists, constrained, grammars, temperature, altered, hashes, held]
+        values = [key, source, time, *lists, constrained, grammars, temperature, altered, novel, hashes, held]
         self._made.rows = _batch(values, MADE)
         self._made.places = _batch(list(zip(*self._places, strict=True)) or [()] * len(PLACES), PLACES)
         return self._made

@@ -25,6 +25,7 @@ ROWS = pa.schema(
         ("grammar", pa.string()),  # which one, as JSON: {"jsonSchema": …} or {"jsonObject": true}; else null
         ("temperature", pa.float32()),
         ("altered", pa.bool_()),  # privacy changed its text: good to learn from, never an on-policy sample
+        ("novel", pa.bool_()),  # held out, and like nothing to train on
     ]
 )
 LINEAGE = pa.schema(
