@@ -251,3 +251,19 @@ def test_a_target_of_a_family_that_is_not_proven_is_trained_for_with_a_warning()
         assert status
         assert ("TargetUnproven" in {c["reason"] for c in status["conditions"]}) == warned
         assert status["resolved"]
+
+
+def test_another_parallelism_holds_from_the_next_resume_on() -> None:
+    found = world(parallelism={"nodes": 4})
+    found.settle()
+    found.edit("SpeculatorTrainingJob", "agent-v1", lambda spec: spec.update(parallelism={"nodes": 2}))
+    found.settle()
+    assert found.objects["Job", "agent-v1-training"]["spec"]["completions"] == 4  # a Job that runs is left alone
+    found.edit("SpeculatorTrainingJob", "agent-v1", lambda spec: spec.update(suspend=True))
+    found.settle()
+    job = found.objects["Job", "agent-v1-training"]["spec"]
+    assert (job["completions"], job["suspend"]) == (2, True)
+    found.edit("SpeculatorTrainingJob", "agent-v1", lambda spec: (spec.pop("parallelism"), spec.update(suspend=False)))
+    found.settle()
+    assert "completions" not in found.objects["Job", "agent-v1-training"]["spec"]
+    assert conditions(found) == {"Succeeded": ("Unknown", "Queued")}

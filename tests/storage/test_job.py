@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry
 from specop.api import reasons
 from specop.api.jobs import CONFIG_ENV, Outcome, RunConfig
 from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
-from specop.storage.job import MAX_TERMINATION_BYTES
+from specop.storage.base import StorageUnreachable
+from specop.storage.job import MAX_TERMINATION_BYTES, Job, Preempted
 from specop.storage.page import ProgressPage
 from tests.storage.job_process import SECRET, facts
 from tests.storage.server import free_port
@@ -208,3 +209,23 @@ def _fetch(port: int, name: str) -> str:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+def test_what_must_not_be_lost_waits_for_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specop.storage.job.RETRY_SECONDS", 0.01)
+    job, calls = Job(RunConfig(uid="u", namespace="n", name="j", output="s3://t/o", target="s3://t/t"), tmp_path), []
+
+    def publishes() -> str:
+        calls.append("call")
+        if len(calls) < 4:
+            raise StorageUnreachable("no answer")
+        return "published"
+
+    assert job.patiently(publishes) == "published"
+    calls.clear()
+    job.stopping.set()
+    with pytest.raises(Preempted):
+        job.patiently(publishes)
+    monkeypatch.setattr("specop.storage.job.PATIENCE_SECONDS", -1.0)
+    with pytest.raises(StorageUnreachable):
+        job.patiently(publishes)

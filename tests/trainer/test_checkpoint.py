@@ -1,6 +1,7 @@
 """Checkpoints: what is whole and one's own is used, newest first, from disk or storage; everything else is not."""
 
 import errno
+import threading
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,27 @@ def test_those_of_other_inputs_are_not_used(tmp_path: Path) -> None:
     save(checkpoints(tmp_path), 2)
     assert newest(checkpoints(tmp_path, inputs="others")) is None
     assert newest(checkpoints(tmp_path / "nothing")) is None
+
+
+def test_training_waits_for_no_upload_and_the_disk_holds_no_more_of_them(tmp_path: Path) -> None:
+    class Slow(LocalStore):
+        answers = threading.Event()
+
+        def upload(self, path: Path, uri: str) -> None:
+            if not self.answers.wait(10) or not path.exists():
+                raise StorageUnreachable("no answer")
+            super().upload(path, uri)
+
+    kept = checkpoints(tmp_path, store=Slow())
+    for step in range(1, 6):
+        kept.save(Progress(step=step), {"model.w": torch.full((3,), float(step))})
+        assert len(list((tmp_path / "a").iterdir())) <= KEPT
+    Slow.answers.set()
+    kept.flush()
+    assert [path.name for path in (tmp_path / "stored").iterdir()] == ["step-00000005.safetensors"]
+    found = checkpoints(tmp_path, "b").newest()
+    assert found
+    assert found[0].step == 5
 
 
 def test_without_storage_training_goes_on_but_the_end_says_so(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def _print_environment(folder: Path) -> Path:
 
 @pytest.mark.timeout(400)
 def test_sigterm_to_one_of_two_saves_and_one_process_goes_on(world: World, tmp_path: Path) -> None:
-    config = world.config("u-two", max_steps=150, evaluations=2)
+    config = world.config("u-two", max_steps=100, evaluations=1)
     two = Attempts(world, config, tmp_path, ["--processes=2", f"--rendezvous=127.0.0.1:{free_port()}"])
     process = two.start("a")
     try:
@@ -88,12 +88,12 @@ def test_sigterm_to_one_of_two_saves_and_one_process_goes_on(world: World, tmp_p
     assert f"goes on after step {int(kept.stem.removeprefix('step-'))}" in log
     assert found
     assert found.training
-    assert (found.training.summary.steps, found.training.summary.resumes) == (150, 1)
+    assert (found.training.summary.steps, found.training.summary.resumes) == (100, 1)
 
 
 @pytest.mark.timeout(400)
 def test_two_nodes_make_one_drafter(world: World, tmp_path: Path) -> None:
-    config = world.config("u-nodes", max_steps=20, evaluations=1, sharding="Full")
+    config = world.config("u-nodes", max_steps=6, evaluations=1, sharding="Full")
     where = f"--rendezvous=127.0.0.1:{free_port()}"
     nodes = [Attempts(world, config, tmp_path / str(node), ["--nodes=2", f"--node={node}", where]) for node in range(2)]
     processes = [node.start() for node in nodes]

@@ -155,7 +155,7 @@ def test_packs_are_assembled_ahead_in_order_and_no_further(tmp_path: Path) -> No
 def test_a_run_that_keeps_nothing_learns_what_one_that_keeps_all_learns(world: World, tmp_path: Path) -> None:
     ends = []
     for name, room in (("all", 1 << 40), ("nothing", 0)):
-        model, course, _ = parts(world, tmp_path / name, room, max_steps=12, evaluations=1)
+        model, course, _ = parts(world, tmp_path / name, room, max_steps=5, evaluations=1)
         assert course.train.complete == (name == "all")
         training = loop(model, course, tmp_path / name)
         training.run(lambda *_: None)

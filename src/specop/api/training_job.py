@@ -194,8 +194,10 @@ class TrainingSpec(Model):
     suspend: Annotated[bool, ServerDefault(False)] = Field(
         default=False, description="Stop after a checkpoint; resume when false."
     )
-    parallelism: Annotated[Parallelism, Immutable()] | None = Field(
-        default=None, description="Several processes; unset means one."
+    parallelism: Parallelism | None = Field(
+        default=None,
+        description="Several processes; unset means one. A change holds from the next time that the job is suspended "
+        "and resumed: it goes on from its checkpoint.",
     )
     state_cache: Annotated[Quantity, Immutable()] | None = Field(
         default=None,

@@ -23,7 +23,8 @@ ANNOTATION_HASH = f"{GROUP}/desired"
 """On a child: digest of the body that we last applied."""
 
 ANNOTATION_INPUTS = f"{GROUP}/inputs"
-"""On a Deployment: digest of what the endpoint's spec says of its pods; an operator upgrade does not change it."""
+"""On a Deployment: digest of what the endpoint's spec says of its pods; an operator upgrade does not change it.
+On a training Job: digest of the parallelism that it was made for, where there is one."""
 ANNOTATION_GENERATION = f"{GROUP}/generation"
 """On a Job: generation of the owner that it was made for."""
 

@@ -22,7 +22,7 @@ from specop.domain.conditions import Verdict, find, is_true, stalled, unproven, 
 from specop.domain.estimate import estimate_job
 from specop.domain.observed import TrainingObserved
 from specop.domain.plan import Apply, Create, Plan
-from specop.manifests.job import job_name, rendezvous_service, training_job
+from specop.manifests.job import job_name, made_for_other_processes, rendezvous_service, training_job
 from specop.manifests.storage import resolve_storage
 
 Check = Callable[[TrainingObserved], Verdict | None]
@@ -205,6 +205,9 @@ def _with_job(observed: TrainingObserved, view: jobs.JobView, now: datetime) -> 
     assert view.job is not None
     if view.state == "spent":
         verdict = Verdict("Unknown", reasons.PENDING, "its Job is made again", reconciling=True)
+        return _conclude(observed, now, verdict, status, deletes=(jobs.delete(view.job),))
+    if view.state == "suspended" and made_for_other_processes(view.job, obj):
+        verdict = Verdict("Unknown", reasons.PENDING, "its Job is made again for another parallelism", reconciling=True)
         return _conclude(observed, now, verdict, status, deletes=(jobs.delete(view.job),))
     if view.state == "failed":
         return _conclude(observed, now, stalled(view.reason, view.message, "False"), status)

@@ -24,7 +24,7 @@ from specop.api.shared import Json, PodTemplate, SecretRef, Weights
 from specop.api.training_job import Parallelism, SpeculatorTrainingJob
 from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
 from specop.common.hashing import digest, short
-from specop.common.names import ANNOTATION_GENERATION, LABEL_JOB, child_name
+from specop.common.names import ANNOTATION_GENERATION, ANNOTATION_INPUTS, LABEL_JOB, child_name
 from specop.manifests import common
 from specop.manifests.runtime import Runtime, Runtimes
 from specop.manifests.storage import ResolvedStorage, ca_volumes, resolve_storage
@@ -129,7 +129,19 @@ def training_job(obj: SpeculatorTrainingJob, runtimes: Runtimes, preset_template
         suspend=obj.spec.suspend or obj.spec.queue_name is not None,
         parallelism=parallelism,
     )
-    return _job(obj, shape, config, [storage], runtimes.job_ttl_seconds)
+    body = _job(obj, shape, config, [storage], runtimes.job_ttl_seconds)
+    if processes := _processes(obj):
+        body["metadata"]["annotations"][ANNOTATION_INPUTS] = processes
+    return body
+
+
+def made_for_other_processes(job: Json, obj: SpeculatorTrainingJob) -> bool:
+    """Whether the spec's parallelism has changed since this Job was made."""
+    return (job["metadata"].get("annotations") or {}).get(ANNOTATION_INPUTS) != _processes(obj)
+
+
+def _processes(obj: SpeculatorTrainingJob) -> str | None:
+    return digest(obj.spec.parallelism.to_json()) if obj.spec.parallelism else None
 
 
 def rendezvous_service(obj: SpeculatorTrainingJob) -> Json:

@@ -23,6 +23,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,11 @@ _MAX_MESSAGE = 1000
 """Characters; `Outcome` takes 1024."""
 EXIT_RETRY = 1
 
+PATIENCE_SECONDS = 900.0
+"""How long a store may be gone at the end of a long work."""
+RETRY_SECONDS = 5.0
+
+T = TypeVar("T")
 ConfigT = TypeVar("ConfigT", bound=Model)
 
 
@@ -82,6 +88,22 @@ class Job(Generic[ConfigT]):
         """Raise `Preempted` once SIGTERM has come: for work that has nothing to save."""
         if self.stopping.is_set():
             raise Preempted
+
+    def patiently(self, action: Callable[[], T]) -> T:
+        """Do this again and again while the store does not answer: for what must not be lost at the end of hours.
+
+        Raises StorageUnreachable after `PATIENCE_SECONDS`, Preempted at SIGTERM.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return action()
+            except StorageUnreachable as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("tried again: %s", error)
+                self.stopping.wait(RETRY_SECONDS)
+                self.check()
 
 
 Work = Callable[[ConfigT, Job[ConfigT]], Observed | None]

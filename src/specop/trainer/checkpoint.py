@@ -7,9 +7,12 @@ A file holds the drafter's weights, the optimiser's state, the best weights so f
 of packs is a function of the step number, see `batches.py`), tokens, LKHybrid's acceptance, the curve. There is no
 random state: nothing in training draws random numbers.
 
+One file, written by the leader, serves any number of processes, whether their weights are cut or whole.
+
 Races and failures: a file appears under its name when it is complete, on disk and in storage. A damaged one, or one of
-a run with other inputs, is never used: the one before it is. Uploads run beside the training; if storage does not
-answer, training goes on and the next checkpoint is tried, but `flush` (at SIGTERM) raises.
+a run with other inputs, is never used: the one before it is. Uploads run beside the training, which waits for none of
+them: while storage does not answer it goes on, the newest checkpoint is tried next and those before it are given up,
+and the disk holds no more of them than ever. `flush` (at SIGTERM) waits for the newest, and raises.
 """
 
 import logging
@@ -63,12 +66,15 @@ class Checkpoints:
         self._inputs = inputs
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="upload")
         self._uploading: Future[None] | None = None
+        self._newest: Path | None = None
 
     def save(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
         """Write a checkpoint to disk and begin its upload; raises OSError where the disk is full."""
         path = self._folder / f"step-{progress.step:08d}.safetensors"
-        self._settle()
         write_tensors(path, tensors, {"inputs": self._inputs, "progress": asdict(progress)})
+        for old in sorted(self._folder.glob("step-*.safetensors"))[:-KEPT]:
+            old.unlink()
+        self._newest = path
         self._uploading = self._pool.submit(self._upload, path)
 
     def flush(self) -> None:
@@ -103,19 +109,17 @@ class Checkpoints:
                     continue
                 yield self._folder / name
 
-    def _settle(self) -> None:
-        try:
-            self.flush()
-        except StorageUnreachable as error:
-            self._uploading = None
-            log.warning("a checkpoint was not uploaded: %s", error)
-
     def _upload(self, path: Path) -> None:
-        self._store.upload(path, join(self._uri, path.name))
-        for uri in self._stored()[:-KEPT]:
-            self._store.delete(uri)
-        for old in sorted(self._folder.glob("step-*.safetensors"))[:-KEPT]:
-            old.unlink()
+        if path != self._newest:
+            return  # it waited behind an upload that took long
+        try:
+            self._store.upload(path, join(self._uri, path.name))
+            for uri in self._stored()[:-KEPT]:
+                self._store.delete(uri)
+        except (StorageUnreachable, FileNotFoundError) as error:
+            log.warning("%s was not uploaded: %s", path.name, error)
+            if path == self._newest:
+                raise
 
     def _stored(self) -> list[str]:
         """URIs of the checkpoints in storage, oldest first."""

@@ -122,7 +122,6 @@ class Loop:
             self._checkpoints.flush()
             raise
         self._save()
-        self._checkpoints.flush()
 
     def _train(self, show: Show) -> None:
         progress, recipe, total = self.progress, self.course.recipe, self._plan.total

@@ -96,9 +96,11 @@ def train(config: TrainingConfig, job: Job[TrainingConfig], group: Group | None 
         log.info("exported: %s", judgement)
         display.stage("Exporting")
         contract, summary = _contract(inputs, model, knobs), _summary(loop.progress, judgement, meter)
-        summary = summary.model_copy(update={"report": _report(config, output, events, contract, summary)})
+        report = job.patiently(lambda: _report(config, output, events, contract, summary))
+        summary = summary.model_copy(update={"report": report})
         info = {"summary": summary.to_json(), "bestStep": loop.progress.best_step, "curve": loop.progress.curve}
-        drafter = _publish(config, output, [folder / CONFIG, folder / TENSORS], contract, info)
+        files = [folder / CONFIG, folder / TENSORS]
+        drafter = job.patiently(lambda: _publish(config, output, files, contract, info))
         return TrainingFacts(drafter=drafter, contract=contract, summary=summary)
 
 
