@@ -43,7 +43,7 @@ from specop.trainer.config import Recipe, recipe
 from specop.trainer.export import read_drafter, write_drafter
 from specop.trainer.loop import Course, judge
 from specop.trainer.model import Eagle3
-from specop.trainer.states import States
+from specop.trainer.states import Sizes, States
 from specop.trainer.teacher import Teacher
 from specop.trainer.vocabulary import draft_vocabulary
 
@@ -165,8 +165,10 @@ class Judge:
     @cached_property
     def states(self) -> States:
         """Its states on those requests."""
-        states = States(self._folder / "test-states", self.rows)
-        states.make(states.missing(), self.teacher, lambda _: None)
+        sizes = Sizes(self.teacher.config.hidden_size, len(self.teacher.layers))
+        states = States(self._folder / "test-states", self.rows, self.teacher, sizes)
+        states.fit(sys.maxsize)
+        states.make(states.missing(), lambda _: None)
         return states
 
     def counts(self, model: Eagle3, vocabulary_D: Tensor, knobs: Recipe) -> Counts:
