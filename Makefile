@@ -37,6 +37,9 @@ bench-train: ## the trainer beside its best open peer: build/bench/train.json (A
 bench-data: ## datasets beside Hugging Face datasets: build/bench/data.json (ARGS=--quick: some minutes)
 	@$(IN_ENV) python -m benchmarks.data $(ARGS)
 
+bench-quality: ## drafters for equal time and tokens, and of our own kinds, in about two hours: build/bench/quality.json
+	@$(IN_ENV) python -m benchmarks.quality $(ARGS)
+
 bench-families: ## trainer and engine on tiny targets of every proven family: build/bench/families.json
 	@$(IN_ENV) python -m tests.trainer.families build/bench/families.json
 

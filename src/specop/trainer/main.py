@@ -77,7 +77,7 @@ def train(config: TrainingConfig, job: Job[TrainingConfig], group: Group | None 
         parameters = sum(parameter.numel() for parameter in model.parameters())
         states = make_states(job, inputs, teacher, group, parameters=parameters)
         course = _course(config, teacher, vocabulary_D, states)
-        meter = _meter(model, course)
+        meter = _meter(model, course, group.place.size)
         display.measure_by(meter)
         display.stage("Training")
         loop = Loop(model, course, _checkpoints(job, output, inputs), job.stopping, group)
@@ -175,9 +175,9 @@ def _listeners(job: Job[TrainingConfig], output: Store, events: Events) -> list[
     return [*([Bar(sys.stderr)] if sys.stderr.isatty() else []), Record(events, trackers)]
 
 
-def _meter(model: Eagle3, course: Course) -> Meter:
+def _meter(model: Eagle3, course: Course, devices: int) -> Meter:
     flops = flops_per_token(model.config, course.train.rows, course.recipe.decoding_heads)
-    return Meter(flops, peak_flops(course.device, DTYPES[course.recipe.compute_dtype]), course.device)
+    return Meter(flops, devices * peak_flops(course.device, DTYPES[course.recipe.compute_dtype]), course.device)
 
 
 def _report(config: TrainingConfig, output: Store, events: Events, contract: Contract, summary: TrainingSummary) -> str:

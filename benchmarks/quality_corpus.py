@@ -1,0 +1,121 @@
+"""What `make bench-quality` trains and judges on: a target's own answers, split by request into three parts.
+
+It is: rows in the dataset's format, made once a size and kept: `train` and `validation` as a published dataset (its
+holdout is the validation part, by which runs choose their best weights), and `test`, which no run ever sees. Sizes:
+`demo` is SmolLM2-135M answering the demo's concierge (T=0 and T=1) and, as general text, the demo's foreign tasks;
+`tiny` is the random target of the tests, and shows nothing but that the harness works.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from specop.api.shared import Weights
+from tests.tiny import build_tiny
+from tests.trainer.tiny_run import SCHEMA, generated, publish
+
+Rows = list[dict[str, Any]]
+VALIDATION, TEST = 0.1, 0.2
+"""Shares of the requests."""
+SEED = 0
+
+
+class Corpus:
+    """One set of rows for one target, on disk."""
+
+    def __init__(self, folder: Path, target: Path) -> None:
+        self.folder = folder
+        self.target = target
+
+    @property
+    def dataset(self) -> Weights:
+        """The published dataset: train and validation."""
+        return Weights.model_validate_json((self.folder / "dataset.json").read_text())
+
+    @property
+    def test(self) -> Path:
+        """Rows that judge."""
+        return self.folder / "test-00000.parquet"
+
+    @property
+    def train(self) -> Path:
+        """Rows that are trained on."""
+        return self.folder / "train-00000.parquet"
+
+    def write(self, rows: Rows) -> None:
+        """Split the rows and publish them."""
+        order = list(rows)
+        random.Random(SEED).shuffle(order)
+        test, validation = (max(4, round(len(rows) * share)) for share in (TEST, VALIDATION))
+        held, rest = order[:test], order[test:]
+        dataset = publish(self.folder, f"file://{self.target}", rest[validation:], rest[:validation])
+        pq.write_table(pa.Table.from_pylist(held, schema=SCHEMA), self.test)
+        (self.folder / "dataset.json").write_text(dataset.model_dump_json(by_alias=True))
+
+
+def corpora(size: str, folder: Path) -> dict[str, Corpus]:
+    """Make what is missing of a size's corpora, and return them by name."""
+    if size == "tiny":
+        target = folder / "target"
+        if not target.exists():
+            build_tiny(target)
+        found = {"own": Corpus(folder / "own", target)}
+        if not (folder / "own" / "dataset.json").exists():
+            found["own"].write(generated(target, 96))
+        return found
+    from demo import model, traffic  # noqa: PLC0415 - downloads where it is needed
+
+    target = model.prepare()
+    found = {name: Corpus(folder / name, target) for name in ("own", "own-sampled", "general")}
+    if not all((corpus.folder / "dataset.json").exists() for corpus in found.values()):
+        wanted = {"own": (traffic.concierge(), 0.0), "own-sampled": (traffic.concierge(), 1.0)}
+        wanted["general"] = (traffic.foreign(), 0.0)
+        for name, rows in _answered(target, wanted).items():
+            found[name].write(rows)
+    return found
+
+
+def _answered(target: Path, wanted: dict[str, tuple[Sequence[dict[str, Any]], float]]) -> dict[str, Rows]:
+    """Let a real engine answer requests; the grammar of a request holds its answer, as when it is served."""
+    from vllm import LLM, SamplingParams  # noqa: PLC0415 - takes a while
+    from vllm.sampling_params import StructuredOutputsParams  # noqa: PLC0415
+
+    engine = LLM(model=str(target), enforce_eager=True, max_model_len=2048, max_num_seqs=32)
+    found: dict[str, Rows] = {}
+    for name, (requests, temperature) in wanted.items():
+        schemas = [request.get("response_format", {}).get("json_schema", {}).get("schema") for request in requests]
+        sampling = [
+            SamplingParams(
+                temperature=temperature,
+                max_tokens=request["max_tokens"],
+                seed=number,
+                structured_outputs=StructuredOutputsParams(json=schema) if schema else None,
+            )
+            for number, (request, schema) in enumerate(zip(requests, schemas, strict=True))
+        ]
+        answers = engine.chat([request["messages"] for request in requests], sampling)
+        found[name] = [
+            _row(f"{name}-{number}", name, answer, schema, temperature)
+            for number, (answer, schema) in enumerate(zip(answers, schemas, strict=True))
+        ]
+    return found
+
+
+def _row(key: str, source: str, answer: Any, schema: Any, temperature: float) -> dict[str, Any]:
+    prompt, said = list(answer.prompt_token_ids), list(answer.outputs[0].token_ids)
+    row = {
+        "key": key,
+        "source": source,
+        "time": "",
+        "input_ids": prompt + said,
+        "spans": [{"start": len(prompt), "end": len(prompt) + len(said)}],
+        "constrained": schema is not None,
+        "grammar": json.dumps({"jsonSchema": schema}) if schema else None,
+        "temperature": temperature,
+    }
+    return {name: row[name] for name in SCHEMA.names}
