@@ -99,7 +99,7 @@ def test_a_run_ends_in_a_published_drafter_that_serving_accepts(world: World, tm
     assert [event["step"] for event in events if event["event"] == "evaluation"] == [20, 40, 60]
     assert events[-1]["reason"] == "Completed"
 
-    child = world.config("u-child", max_steps=2, evaluations=1, warm_start=facts.drafter)
+    child = world.config("u-child", max_steps=2, learning_rate="0.0001", evaluations=1, warm_start=facts.drafter)
     born = train(child, Job(child, tmp_path / "child"))
     assert born.contract.draft_vocab_size == facts.contract.draft_vocab_size
     assert world.manifest(_outcome(born)).info["parent"] == facts.drafter.to_json()
