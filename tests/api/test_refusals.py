@@ -161,6 +161,17 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "learning rate in words": (JOB, {"spec.hyperparameters.learningRate": "fast"}, "must be a number in quotes"),
     "negative decay": (JOB, {"spec.hyperparameters.weightDecay": "-0.1"}, "that is not negative"),
     "learning rate 0": (JOB, {"spec.hyperparameters.learningRate": "0"}, "must be greater than 0"),
+    "early stop that cannot act": (
+        JOB,
+        {"spec.hyperparameters": {"evaluations": 4, "earlyStopEvaluations": 4}},
+        "spec.hyperparameters.earlyStopEvaluations: Invalid value: must be less than evaluations",
+    ),
+    "rate that rises and falls at once": (
+        JOB,
+        {"spec.hyperparameters": {"scheduler": "WSD", "warmupPercent": 60, "decayPercent": 50}},
+        "spec.hyperparameters.decayPercent: Invalid value: with warmupPercent must be at most 100",
+    ),
+    "average that forgets nothing": (JOB, {"spec.hyperparameters.emaDecay": "1"}, "must be above 0 and below 1"),
     "step decay over 1": (JOB, {"spec.hyperparameters.stepDecay": "1.5"}, "must be above 0 and at most 1"),
     "loss that does not exist": (JOB, {"spec.hyperparameters.loss": [{"name": "MSE"}]}, "Unsupported value"),
     "loss twice": (JOB, {"spec.hyperparameters.loss": [{"name": "KL"}, {"name": "KL"}]}, "Duplicate value"),

@@ -34,13 +34,14 @@ def test_the_recipe_is_repeated_over_newer_traffic() -> None:
                 {
                     "name": "logs",
                     "weight": 3,
+                    "repeat": 1,
                     "requestLog": {
                         "endpointRef": {"name": "agent"},
                         "since": "2026-01-01T01:00:00Z",
                         "minRequests": 100,
                     },
                 },
-                {"name": "seeds", "weight": 1, "objects": {"uri": "s3://seeds/*.jsonl", "format": "Auto"}},
+                {"name": "seeds", "weight": 1, "repeat": 1, "objects": {"uri": "s3://seeds/*.jsonl", "format": "Auto"}},
             ],
             "holdout": {"percent": 10, "maxConversations": 1000},
             "transform": {"maxLength": 8192, "maxBadPercent": 5},

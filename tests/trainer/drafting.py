@@ -1,6 +1,8 @@
 """Drafting as an engine does it, written out: one token at a time, keys in a list, nothing shared with the trainer's
 unrolled pass but the parameters."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,9 +11,16 @@ from specop.trainer.model import Eagle3
 
 @torch.no_grad()
 def draft(
-    model: Eagle3, vocabulary_D: Tensor, ids: list[int], aux_nCH: Tensor, *, anchor: int, steps: int
+    model: Eagle3,
+    vocabulary_D: Tensor,
+    ids: list[int],
+    aux_nCH: Tensor,
+    *,
+    anchor: int,
+    steps: int,
+    choose: Callable[[Tensor], int] = lambda logits_D: int(logits_D.argmax()),
 ) -> list[int]:
-    """Tokens drafted after `ids[: anchor + 2]`, of which the target has seen all but the last; greedy."""
+    """Tokens drafted after `ids[: anchor + 2]`, of which the target has seen all but the last."""
     layer = model.layer
     found: list[int] = []
     fed = torch.tensor(ids[1 : anchor + 2])
@@ -26,7 +35,7 @@ def draft(
         weights_HT = (torch.einsum("hd,thd->ht", q_Hd, k) * q_Hd.shape[-1] ** -0.5).softmax(-1)
         out = layer.finish(torch.einsum("ht,thd->hd", weights_HT, v)[None], residual_H)
         normed = model.norm(out)
-        token = vocabulary_D[model.lm_head(normed)[0].argmax()]
+        token = vocabulary_D[choose(model.lm_head(normed)[0])]
         found.append(int(token))
         x_X, residual_H = layer.inputs(model.embedding_VH[token][None], normed if model.config.modern else out)
         position = position + 1

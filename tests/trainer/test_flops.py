@@ -7,7 +7,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from specop.common.flops import DrafterShape, TargetShape, Work, judging_flops, teacher_flops, training_flops
 from specop.trainer.attention import Segment
-from specop.trainer.batches import Pack
+from specop.trainer.batches import FREE, Pack, Row
+from specop.trainer.evaluate import evaluate
 from specop.trainer.losses import Labels, StepWeights, head_loss
 from specop.trainer.model import DrafterConfig, Eagle3
 
@@ -66,13 +67,28 @@ def pack() -> Pack:
         segments=tuple(segments),
         served_A=torch.randint(DRAFT, (a0,)),
         end_A=torch.cat(ends),
-        constrained_A=torch.zeros(a0, dtype=torch.bool),
+        unknown_A=torch.zeros(a0, dtype=torch.bool),
+        mask_A=torch.full((a0,), FREE),
+        words_MW=torch.zeros(0, 1, dtype=torch.int32),
         temperature_A=torch.ones(a0),
         last_AH=torch.randn(a0, HIDDEN),
         lse_A=torch.randn(a0),
         argmax_A=torch.randint(VOCAB, (a0,)),
-        peak_A=torch.randn(a0),
+        peak_A=torch.zeros(a0),
     )
+
+
+def rows() -> list[Row]:
+    return [
+        Row(
+            str(n),
+            (0,) * (n + 2),
+            tuple((start + 1, stop + 2) for start, stop in spans),
+            constrained=False,
+            temperature=0,
+        )
+        for n, spans in DOCUMENTS
+    ]
 
 
 def work() -> Work:
@@ -104,9 +120,16 @@ def test_training_and_judging_cost_what_torch_counts(architecture: str) -> None:
         )
         loss.backward()  # type: ignore[no-untyped-call]
     assert training_flops(ours, work()).total == pytest.approx(counted.get_total_flops(), rel=TOLERANCE)
-    with FlopCounterMode(display=False) as counted, torch.no_grad():
-        for hidden_AH in model.unroll(batch, STEPS):
-            model.propose(hidden_AH)
+    with FlopCounterMode(display=False) as counted:
+        evaluate(
+            model,
+            rows(),
+            [([0, 1], batch)],
+            vocabulary_D=torch.arange(DRAFT),
+            teacher=lambda last_CH: last_CH @ rows_DH.T,
+            steps=STEPS,
+            compute=torch.float32,
+        )
     assert judging_flops(ours, work()) == pytest.approx(counted.get_total_flops(), rel=TOLERANCE)
 
 

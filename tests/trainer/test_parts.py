@@ -1,14 +1,11 @@
-"""The smaller parts: draft vocabulary, learning rate, which layers are captured."""
+"""The smaller parts: draft vocabulary, which layers are captured."""
 
 import pytest
 import torch
 
 from specop.api import reasons
-from specop.api.preset import DEFAULTS
 from specop.common.errors import UserError
 from specop.trainer.batches import Row
-from specop.trainer.config import recipe
-from specop.trainer.optim import FLOOR, learning_rate
 from specop.trainer.teacher import aux_layers
 from specop.trainer.vocabulary import ROUND, draft_ids, draft_vocabulary
 
@@ -26,17 +23,6 @@ def test_labels_come_first_then_what_prompts_hold_then_low_ids() -> None:
 def test_draft_ids_are_the_inverse_of_the_vocabulary() -> None:
     vocabulary_D = torch.tensor([1, 4, 6])
     assert draft_ids(vocabulary_D, 8).tolist() == [-1, 0, -1, -1, 1, -1, 2, -1]
-
-
-@pytest.mark.parametrize(("scheduler", "end"), [("Linear", FLOOR), ("Cosine", FLOOR), ("Constant", 1.0)])
-def test_the_rate_rises_to_its_peak_and_falls_to_its_floor(scheduler: str, end: float) -> None:
-    changed = {"scheduler": scheduler, "warmup_percent": 10, "learning_rate": "2"}
-    knobs = recipe(DEFAULTS.model_copy(update=changed))
-    rates = [learning_rate(step, 100, knobs) for step in range(101)]
-    assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
-    assert rates[10] == max(rates) == 2
-    assert sorted(rates[10:], reverse=True) == rates[10:]
-    assert rates[100] == pytest.approx(2 * end)
 
 
 def test_captured_layers_are_early_middle_and_late_and_never_the_same() -> None:

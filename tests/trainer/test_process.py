@@ -172,8 +172,11 @@ def test_memory_that_ran_out_has_its_reason(world: World, tmp_path: Path, monkey
         ({"epochs": None}, "hyperparameters.epochs"),
         ({"learning_rate": "0"}, "hyperparameters.learningRate"),
         ({"step_decay": "1.5"}, "hyperparameters.stepDecay"),
+        ({"evaluations": 3, "early_stop_evaluations": 3}, "hyperparameters.earlyStopEvaluations"),
+        ({"scheduler": "WSD", "warmup_percent": 60, "decay_percent": 50}, "hyperparameters.decayPercent"),
+        ({"ema_decay": "1"}, "hyperparameters.emaDecay"),
     ],
-    ids=["unset", "zero", "above-one"],
+    ids=["unset", "zero", "above-one", "never-stops", "up-and-down", "forgets-nothing"],
 )
 def test_knobs_that_make_no_sense_are_refused_by_their_path(changed: dict[str, Any], path: str, world: World) -> None:
     with pytest.raises(UserError, match=path) as raised:

@@ -1,5 +1,7 @@
 """The loop on the tiny target: it learns, its judgement is what an engine would see, and packing changes nothing."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ from specop.api import reasons
 from specop.api.training_job import LossTerm
 from specop.common.errors import UserError
 from specop.storage.job import Preempted
+from specop.trainer.batches import Batch, Pack, label_counts
 from specop.trainer.checkpoint import Progress
-from specop.trainer.loop import evaluation_steps, judge
+from specop.trainer.loop import Loop, evaluation_steps, judge
+from specop.trainer.losses import StepWeights
 from specop.trainer.model import Eagle3
 from tests.trainer.drafting import draft
 from tests.trainer.tiny_run import World, loop, parts
@@ -60,8 +64,9 @@ def test_it_learns_and_the_judgement_is_what_draft_and_verify_gives(
             while anchor < end:
                 drafts, taken = drafts + 1, taken + accepted_at[index, anchor]
                 anchor += accepted_at[index, anchor] + 1
-    assert (found.anchors, found.agreed_K) == (anchors, tuple(agreed))
-    assert (found.drafts, found.drafted) == (drafts, taken)
+    assert found.anchors == anchors
+    assert found.accepted_K == pytest.approx([count / anchors for count in agreed])
+    assert found.expected == pytest.approx(1 + taken / drafts)
     assert sum(agreed) > 0
 
 
@@ -82,9 +87,17 @@ def test_a_pack_computes_what_its_documents_compute_alone(architecture: str, wor
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["KL", "LKHybrid"])
-def test_a_resumed_loop_ends_with_the_same_bits(loss: str, world: World, tmp_path: Path) -> None:
-    terms = {"loss": [LossTerm(name=loss)], "max_steps": 8}
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"loss": [LossTerm(name="KL")]},
+        {"loss": [LossTerm(name="LKHybrid")]},
+        {"optimizer": "Muon", "scheduler": "WSD", "ema_decay": "0.9"},
+    ],
+    ids=["KL", "LKHybrid", "Muon with an average"],
+)
+def test_a_resumed_loop_ends_with_the_same_bits(knobs: dict[str, Any], world: World, tmp_path: Path) -> None:
+    terms = {**knobs, "max_steps": 8}
     model, course, _ = parts(world, tmp_path, **terms)
     whole = loop(model, course, tmp_path / "whole")
     whole.run(nothing)
@@ -129,6 +142,54 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_reason(world: World, tm
     with pytest.raises(UserError, match="learningRate") as raised:
         loop(model, course, tmp_path).run(nothing)
     assert raised.value.reason == reasons.TRAINING_DIVERGED
+
+
+class SameStep(Loop):
+    """Takes lambda from the batch itself, as the paper has it: that takes a pass over all of its packs before."""
+
+    def _step(self, batch: Batch, packs: Iterator[Pack], rate: float) -> bool:
+        steps, ready = self.course.recipe.decoding_heads, [next(packs) for _ in batch]
+        count_K, _ = label_counts((self.course.train.rows[row] for pack in batch for row in pack), steps)
+        weights, alpha_K = [StepWeights(kl=1.0)] * steps, torch.zeros(steps)
+        with torch.no_grad():
+            for pack in ready:
+                alpha_K += self._replicas._objective(pack, weights)[1]
+        self.progress.alpha_K = (alpha_K / torch.tensor(count_K)).tolist()
+        return super()._step(batch, iter(ready), rate)
+
+
+def test_lambda_of_the_step_before_is_nearly_that_of_the_same_step(world: World, tmp_path: Path) -> None:
+    def trained(form: type[Loop]) -> tuple[float, torch.Tensor]:
+        knobs = {"loss": [LossTerm(name="LKHybrid")], "max_steps": 30, "evaluations": 1, "batch_tokens": 4096}
+        model, course, _ = parts(world, tmp_path, **knobs)
+        plain, lambdas = loop(model, course, tmp_path / form.__name__), []
+        training = form(model, course, plain._checkpoints, plain._stopping)
+        training.run(lambda progress, *_: lambdas.append([math.exp(-3 * a) for a in progress.alpha_K or ()]))
+        return training.progress.best_length, torch.tensor(lambdas)
+
+    length, lambda_TK = trained(Loop)
+    same_length, same_TK = trained(SameStep)
+    apart_TK = (lambda_TK[:-1] - same_TK[1:]).abs()  # of the step before, and of the step itself
+    assert apart_TK[3:].max() < 0.1
+    assert apart_TK.mean() < 0.05
+    assert length == pytest.approx(same_length, rel=0.1)
+    assert length > 1.2
+
+
+def test_a_run_past_its_best_ends_and_stays_ended(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths, steps = [1.5, 2.0, 1.9, 1.8, 2.5], [0]
+    monkeypatch.setattr(
+        "specop.trainer.judgement.Judgement.acceptance_length", property(lambda _: lengths[steps[-1] - 1])
+    )
+    knobs = {"max_steps": 5, "evaluations": 5, "early_stop_evaluations": 2}
+    for resumes in range(2):
+        model, course, _ = parts(world, tmp_path, **knobs)
+        training = loop(model, course, tmp_path)
+        training.run(lambda progress, *_: steps.append(progress.step))
+        progress = training.progress
+        assert (progress.step, progress.best_step, progress.best_length, progress.resumes) == (4, 2, 2.0, resumes)
 
 
 def test_evaluations_are_spread_and_the_last_is_at_the_end() -> None:

@@ -24,6 +24,7 @@ from specop.storage.target import target_facts
 from specop.trainer.batches import Row, read_rows
 from specop.trainer.checkpoint import Checkpoints
 from specop.trainer.config import Recipe, recipe
+from specop.trainer.grammar import taught
 from specop.trainer.loop import Course, Loop
 from specop.trainer.model import Eagle3
 from specop.trainer.states import Sizes, States
@@ -51,14 +52,15 @@ SCHEMA = pa.schema(
         ("input_ids", pa.list_(pa.int32())),
         ("spans", pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32())]))),
         ("constrained", pa.bool_()),
+        ("grammar", pa.string()),
         ("temperature", pa.float32()),
     ]
 )
 
 
 @torch.no_grad()
-def generated(target: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows of a dataset: random prompts, and what the target says to them greedily."""
+def generated(target: Path, count: int, seed: int = 0, temperature: float = 0.0) -> list[dict[str, Any]]:
+    """Rows of a dataset: random prompts, and what the target says to them."""
     model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     rows = []
@@ -67,7 +69,13 @@ def generated(target: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
         ids = torch.randint(FIRST_BYTE + 32, FIRST_BYTE + 48, (1, length), generator=generator)
         end = length + int(torch.randint(6, 40, (1,), generator=generator))
         while ids.shape[1] < end:
-            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
+            logits = model(ids).logits[:, -1]
+            token = (
+                torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+                if temperature
+                else logits.argmax(-1, keepdim=True)
+            )
+            ids = torch.cat([ids, token], dim=1)
         found = ids[0].tolist()
         rows.append(
             {
@@ -77,7 +85,8 @@ def generated(target: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
                 "input_ids": found,
                 "spans": [{"start": length, "end": end}],
                 "constrained": False,
-                "temperature": 0.0,
+                "grammar": None,
+                "temperature": temperature,
             }
         )
     return rows
@@ -101,11 +110,13 @@ def publish(folder: Path, target: str, train: list[dict[str, Any]], holdout: lis
 class World:
     """A tiny target, a dataset for it, an output."""
 
-    def __init__(self, root: Path, train: int = 24, holdout: int = 8) -> None:
+    def __init__(self, root: Path, train: int = 24, holdout: int = 8, temperature: float = 0.0) -> None:
         self.root = root
         self.folder = build_tiny(root / "target")
         self.target = f"file://{self.folder}"
-        self.train, self.holdout = generated(self.folder, train), generated(self.folder, holdout, seed=1)
+        self.train, self.holdout = (
+            generated(self.folder, count, seed, temperature) for seed, count in enumerate((train, holdout))
+        )
         self.dataset = publish(root, self.target, self.train, self.holdout)
 
     def config(self, uid: str, **changed: Any) -> TrainingConfig:
@@ -135,6 +146,15 @@ class World:
         return read_manifest(LocalStore(), outcome.training.drafter.uri, outcome.training.drafter.digest)
 
 
+def made(folder: Path, rows: list[Row], teacher: Teacher, room: int = 1 << 40) -> States:
+    """States of these rows, on disk as far as there is room."""
+    sizes = Sizes(teacher.config.hidden_size, len(teacher.layers))
+    states = States(folder, rows, teacher, sizes, teacher.grammars.masks)
+    states.fit(room)
+    states.make(states.missing(), lambda _: None)
+    return states
+
+
 def parts(world: World, folder: Path, room: int = 1 << 40, **changed: Any) -> tuple[Eagle3, Course, Teacher]:
     """Drafter, course and teacher of a run, without a process; `room`: bytes for the states of either split."""
     knobs: Recipe = recipe(DEFAULTS.model_copy(update={**KNOBS, **changed}))
@@ -143,13 +163,9 @@ def parts(world: World, folder: Path, room: int = 1 << 40, **changed: Any) -> tu
     vocabulary_D = draft_vocabulary(train, knobs.draft_vocab_size, VOCAB_SIZE)
     model = Eagle3(teacher.drafter_config(knobs.architecture, len(vocabulary_D)), teacher.embedding_VH)
     model.initialise(teacher.head_VH[vocabulary_D].float(), knobs.seed)
-    sizes = Sizes(teacher.config.hidden_size, len(teacher.layers))
-    states = tuple(
-        States(folder / name, rows, teacher, sizes) for name, rows in (("train", train), ("holdout", holdout))
-    )
-    for part in states:
-        part.fit(room)
-        part.make(part.missing(), lambda _: None)
+    learned = taught(teacher.grammars.known(train), knobs.constrained)
+    judged = teacher.grammars.known(holdout)
+    states = [made(folder / name, rows, teacher, room) for name, rows in (("train", learned), ("holdout", judged))]
     head_DH = teacher.head_VH[vocabulary_D]
     course = Course(
         recipe=replace(knobs),

@@ -290,18 +290,55 @@ class Contract(Observed):
         return target.identity
 
 
+Figure = Annotated[str, Field(max_length=16)]
+"""A decimal string in status."""
+
+
+class EvaluationSlice(Observed):
+    """Held-out figures of a part of the rows."""
+
+    name: Annotated[str, Field(max_length=64)] = Field(
+        description="source/NAME; length/1k, length/4k, length/over (tokens of the row); constrained; offPolicy."
+    )
+    acceptance_length: Figure = Field(description="Mean tokens per target step.")
+    positions: int = Field(default=0, description="Anchors that were judged.")
+
+
 class Evaluation(Observed):
     """Held-out figures of a drafter; decimal strings."""
 
-    acceptance_length: Annotated[str, Field(max_length=16)] = Field(
+    acceptance_length: Figure = Field(
         description="Mean tokens per target step, bonus token included, joint over the draft steps."
     )
-    per_position: Annotated[list[Annotated[str, Field(max_length=16)]], Field(max_length=32)] = Field(
-        default_factory=list, description="Share of drafts whose first k tokens all agree, k = 1…K."
+    variant: Literal["Greedy", "OneHot", "Probabilistic"] | None = Field(
+        default=None,
+        description="What acceptanceLength is: tauT0, tauT1OneHot or tauT1Probabilistic, by how the drafter is served.",
+    )
+    per_position: Annotated[list[Figure], Field(max_length=32)] = Field(
+        default_factory=list, description="Share of drafts whose first k tokens are all accepted, k = 1…K."
     )
     positions: int = Field(default=0, description="Anchors that were judged.")
-    in_vocabulary: Annotated[str, Field(max_length=16)] | None = Field(
+    in_vocabulary: Figure | None = Field(
         default=None, description="Share of held-out tokens inside the draft vocabulary: the ceiling."
+    )
+    vocabulary_mass: Figure | None = Field(
+        default=None, description="The target's probability inside the draft vocabulary: the ceiling where it samples."
+    )
+    tau_t0: Figure | None = Field(default=None, description="Greedy target: acceptance length over greedy rows.")
+    tau_t1_one_hot: Figure | None = Field(
+        default=None, description="Sampling target, greedy drafts: acceptance length over sampled rows."
+    )
+    tau_t1_probabilistic: Figure | None = Field(
+        default=None, description="Sampling target, sampled drafts: acceptance length over sampled rows."
+    )
+    alpha: Annotated[list[Figure], Field(max_length=32)] = Field(
+        default_factory=list, description="Mean overlap of the target's and the drafter's distributions at step k."
+    )
+    argmax_match: Annotated[list[Figure], Field(max_length=32)] = Field(
+        default_factory=list, description="Share of step k's drafts that are the target's most likely token."
+    )
+    slices: Annotated[list[EvaluationSlice], Field(max_length=32), ListMap(("name",))] = Field(
+        default_factory=list, description="The same by source, length and grammar; and rows of another model's text."
     )
 
 

@@ -47,11 +47,30 @@ class LossTerm(Model):
 class Hyperparameters(Model):
     """Every knob of the trainer. What is unset comes from the preset, and `status.resolved` says which."""
 
+    RULES: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "!has(self.earlyStopEvaluations) || !has(self.evaluations) || self.earlyStopEvaluations < self.evaluations",
+            "must be less than evaluations, or it can never end a run",
+            ".earlyStopEvaluations",
+        ),
+        Cel(
+            "!has(self.scheduler) || self.scheduler != 'WSD' || !has(self.warmupPercent) || !has(self.decayPercent) "
+            "|| self.warmupPercent + self.decayPercent <= 100",
+            "with warmupPercent must be at most 100: the learning rate cannot rise and fall at once",
+            ".decayPercent",
+        ),
+    )
+
     architecture: Literal["Eagle3", "Eagle31"] | None = Field(
         default=None, description="Eagle31 adds norms per captured layer and feeds the normed state back."
     )
     decoding_heads: Annotated[int, Field(ge=1, le=16)] | None = Field(
         default=None, description="Draft steps unrolled at training (TTT)."
+    )
+    draft_sample_method: Literal["Greedy", "Probabilistic"] | None = Field(
+        default=None,
+        description="How drafts are sampled when served: Probabilistic takes more memory, and only pays where requests "
+        "are sampled and the loss is an LK one. The best weights are chosen by it.",
     )
     draft_vocab_size: Annotated[int, Field(ge=64, le=1_048_576)] | None = Field(
         default=None, description="Most frequent supervised tokens that the drafter can propose."
@@ -68,18 +87,37 @@ class Hyperparameters(Model):
         ]
         | None
     ) = Field(default=None, description="Weighted sum of losses.")
+    constrained: Literal["Unmasked", "Masked", "Served"] | None = Field(
+        default=None,
+        description="How rows teach that a grammar constrained. Unmasked: as all others. Masked: by the target's "
+        "distribution over what the grammar allowed, or by the served tokens where it is not known. Served: by the "
+        "served tokens. The grammar that is known always counts in evaluations.",
+    )
     lk_eta: Decimal | None = Field(default=None, description="LKHybrid: lambda = exp(-eta * acceptance).")
     step_decay: (
         Annotated[Decimal, Cel("double(self) > 0.0 && double(self) <= 1.0", "must be above 0 and at most 1")] | None
     ) = Field(default=None, description="Weight of draft step k is decay to the power k.")
+    optimizer: Literal["AdamW", "Muon"] | None = Field(
+        default=None, description="Muon takes the matrices between hidden states; head and norms stay with AdamW."
+    )
     learning_rate: Annotated[Decimal, _Positive] | None = Field(default=None, description="Peak learning rate.")
-    scheduler: Literal["Cosine", "Linear", "Constant"] | None = Field(
-        default=None, description="How the learning rate falls after the warm-up."
+    scheduler: Literal["Cosine", "Linear", "Constant", "WSD"] | None = Field(
+        default=None,
+        description="How the learning rate falls after the warm-up. WSD: it stays, and decays over decayPercent.",
     )
     warmup_percent: Annotated[int, Field(ge=0, le=100)] | None = Field(
         default=None, description="Share of steps over which the learning rate rises."
     )
-    weight_decay: Decimal | None = Field(default=None, description="AdamW's decoupled weight decay.")
+    decay_percent: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        default=None, description="WSD: share of steps, the last ones, over which the learning rate falls."
+    )
+    weight_decay: Decimal | None = Field(default=None, description="Decoupled weight decay of the matrices.")
+    ema_decay: (
+        Annotated[Decimal, Cel("double(self) > 0.0 && double(self) < 1.0", "must be above 0 and below 1")] | None
+    ) = Field(
+        default=None,
+        description="Judge and keep a moving average of the weights, with this decay a step; unset takes them as is.",
+    )
     max_grad_norm: Annotated[Decimal, _Positive] | None = Field(
         default=None, description="Gradients are scaled down to this global norm."
     )
@@ -95,6 +133,10 @@ class Hyperparameters(Model):
     )
     evaluations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=None, description="Held-out evaluations over the run."
+    )
+    early_stop_evaluations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None,
+        description="End after so many evaluations in a row that were worse than the best; unset never ends early.",
     )
     checkpoint_seconds: Annotated[int, Field(ge=5, le=86_400)] | None = Field(
         default=None, description="Time between checkpoints."

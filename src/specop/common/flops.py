@@ -114,10 +114,11 @@ def training_flops(shape: DrafterShape, work: Work) -> TrainingFlops:
 
 
 def judging_flops(shape: DrafterShape, work: Work) -> float:
-    """FLOPs of an evaluation: forward passes alone, without the target."""
+    """FLOPs of an evaluation: forward passes alone, and the teacher's rows; without the target."""
     trained = training_flops(shape, work)
     fusion = 2 * work.tokens * shape.captured * shape.hidden**2
-    return fusion + (trained.layer + trained.head) / FORWARD_AND_BACKWARD + trained.attention / ATTENTION_PASSES
+    drafter = (trained.layer + trained.head) / FORWARD_AND_BACKWARD + trained.attention / ATTENTION_PASSES
+    return fusion + drafter + trained.teacher
 
 
 def teacher_flops(target: TargetShape, work: Work) -> float:

@@ -12,7 +12,7 @@ of anchor a is what step 0 needs of anchor a + k.
 
 import random
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -32,7 +32,11 @@ from specop.trainer.config import Recipe
 
 PACK_TOKENS = 4096
 """Tokens of one forward and backward pass; a longer row is a pack of its own."""
-COLUMNS = ["key", "source", "input_ids", "spans", "constrained", "temperature"]
+WORD = 32
+"""Tokens of a word of a mask."""
+FREE = -1
+"""Index of the mask that allows everything."""
+COLUMNS = ["key", "source", "input_ids", "spans", "constrained", "grammar", "temperature"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,13 @@ class Row:
     temperature: float
     """At which it was sampled; 0 is greedy."""
     source: str = ""
+    grammar: str | None = None
+    """That grammar, as JSON, where it is known."""
+
+    @property
+    def unknown(self) -> bool:
+        """A grammar was in force that is not known: what the target says of the row is not what it was served by."""
+        return self.constrained and self.grammar is None
 
     @cached_property
     def anchors(self) -> tuple[tuple[int, int], ...]:
@@ -64,6 +75,16 @@ class Row:
         return [sum(max(end - k - start, 0) for start, end in self.anchors) for k in range(steps)]
 
 
+def label_counts(rows: Iterable[Row], steps: int) -> tuple[list[int], list[int]]:
+    """Labels of each draft step in these rows; and those among them whose distribution is known."""
+    count_K, known_K = [0] * steps, [0] * steps
+    for row in rows:
+        for k, count in enumerate(row.labels(steps)):
+            count_K[k] += count
+            known_K[k] += 0 if row.unknown else count
+    return count_K, known_K
+
+
 def read_rows(files: Sequence[Path], max_length: int, vocab_size: int) -> list[Row]:
     """Read the rows that have an anchor, cut at the right end to `max_length` tokens.
 
@@ -72,7 +93,8 @@ def read_rows(files: Sequence[Path], max_length: int, vocab_size: int) -> list[R
     rows = []
     for file in files:
         try:
-            records = pq.read_table(file, columns=COLUMNS).to_pylist()
+            table = pq.ParquetFile(file)
+            records = table.read([name for name in COLUMNS if name in table.schema_arrow.names]).to_pylist()
         except (ArrowInvalid, KeyError, OSError) as error:
             raise _corrupt(f"{file.name} is not a Parquet file with the columns of a dataset") from error
         for record in records:
@@ -99,6 +121,7 @@ def _row(record: dict[str, Any], max_length: int) -> Row:
         constrained=bool(record["constrained"]),
         temperature=float(record["temperature"] or 0),
         source=str(record["source"] or ""),
+        grammar=record.get("grammar"),
     )
 
 
@@ -175,7 +198,12 @@ class Pack:
     """Id of the label of step 0: x[i+2]."""
     end_A: Tensor
     """End of each anchor's segment."""
-    constrained_A: Tensor
+    unknown_A: Tensor
+    """A grammar that is not known masked the distribution (`Row.unknown`)."""
+    mask_A: Tensor
+    """Which mask a grammar that is known lays over the distribution: an index into `words_MW`, or `FREE`."""
+    words_MW: Tensor
+    """M distinct masks, bits of `WORD` tokens a word."""
     temperature_A: Tensor
     """Of the distribution that is compared: that of the row, or 1 where the row is greedy."""
     last_AH: Tensor
@@ -193,7 +221,26 @@ class Pack:
         moved: dict[str, Any] = {k: x.to(device) if isinstance(x, Tensor) else x for k, x in values.items()}
         return Pack(**moved)
 
+    def masks(self, token_D: Tensor) -> "Masks | None":
+        """Return the masks for these tokens; None where all labels are free."""
+        return Masks(self.mask_A, self.words_MW, token_D) if len(self.words_MW) else None
+
     def later(self, values_A: Tensor, step: int) -> Tensor:
         """Values of the anchors `step` further; the last ones repeat (they have no label there)."""
         index_A = torch.arange(len(values_A), device=values_A.device) + step
         return values_A[index_A.clamp_(max=len(values_A) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Grammar masks of A labels, for D tokens."""
+
+    index_A: Tensor
+    words_MW: Tensor
+    token_D: Tensor
+
+    def allowed(self, row_R: Tensor) -> Tensor:
+        """Whether label r allows token d, RD."""
+        index_R = self.index_A[row_R]
+        words_RD = self.words_MW[index_R.clamp_min(0)][:, self.token_D // WORD]
+        return ((words_RD >> (self.token_D % WORD)) & 1).bool() | (index_R == FREE)[:, None]

@@ -9,7 +9,6 @@ Every process of a node makes a part of its node's blocks; nodes share nothing.
 
 import logging
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from specop.api import reasons
@@ -19,6 +18,7 @@ from specop.common.hashing import digest, short
 from specop.storage.job import Job
 from specop.trainer.checkpoint import KEPT
 from specop.trainer.config import Recipe, recipe
+from specop.trainer.grammar import taught
 from specop.trainer.group import Group
 from specop.trainer.inputs import Inputs
 from specop.trainer.states import NAMES, Sizes, States
@@ -48,13 +48,16 @@ def make_states(
         "layers": list(teacher.layers),
         "dtype": knobs.compute_dtype,
         "length": knobs.max_length,
+        "constrained": knobs.constrained,
         "tensors": NAMES,
     }
     folder = job.work_dir / "states" / short(digest(depends), 16)
     sizes = Sizes(teacher.config.hidden_size, len(teacher.layers))
-    taught = [replace(row, temperature=1.0) for row in inputs.train]  # soft labels; drafts follow any temperature then
-    train = States(folder / "train", taught, teacher, sizes)
-    holdout = States(folder / "holdout", inputs.holdout, teacher, sizes)
+    grammars = teacher.grammars
+    rows = grammars.known(inputs.train, job.check) if knobs.constrained == "Masked" else inputs.train
+    train = States(folder / "train", taught(rows, knobs.constrained), teacher, sizes, grammars.masks)
+    judged = grammars.known(inputs.holdout, job.check)
+    holdout = States(folder / "holdout", judged, teacher, sizes, grammars.masks)
     first = group.place.rank - group.place.local_rank
     room = group.gather(_room(job, folder, train.present() + holdout.present(), parameters))[first]
     left = holdout.fit(room)

@@ -21,6 +21,10 @@ TERMS: dict[LossName, str] = {
     "JSD": "jsd",
 }
 """Each loss and its field in `LossWeights`."""
+OPTIONAL = ("max_steps", "early_stop_evaluations", "ema_decay")
+"""What may stay unset: it is then not done."""
+_ALL = 100
+"""Percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +41,37 @@ class LossWeights:
     jsd: float = 0.0
     lk_eta: float = 3.0
 
+    @property
+    def total(self) -> float:
+        """Sum of the weights."""
+        return float(sum(getattr(self, field) for field in TERMS.values()))
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """All knobs of a run as numbers."""
 
     architecture: Literal["Eagle3", "Eagle31"]
+    constrained: Literal["Unmasked", "Masked", "Served"]
     decoding_heads: int
+    draft_sample_method: Literal["Greedy", "Probabilistic"]
     draft_vocab_size: int
     loss: LossWeights
     step_decay: float
+    optimizer: Literal["AdamW", "Muon"]
     learning_rate: float
-    scheduler: Literal["Cosine", "Linear", "Constant"]
+    scheduler: Literal["Cosine", "Linear", "Constant", "WSD"]
     warmup_fraction: float
+    decay_fraction: float
     weight_decay: float
+    ema_decay: float | None
     max_grad_norm: float
     epochs: int
     max_steps: int | None
     batch_tokens: int
     max_length: int
     evaluations: int
+    early_stop_evaluations: int | None
     checkpoint_seconds: float
     seed: int
     compute_dtype: Literal["Float32", "BFloat16"]
@@ -66,7 +81,7 @@ class Recipe:
 def recipe(given: Hyperparameters) -> Recipe:
     """Read complete hyperparameters; raises UserError HyperparametersInvalid with the field's path."""
     for name in Hyperparameters.model_fields:
-        if getattr(given, name) is None and name != "max_steps":
+        if getattr(given, name) is None and name not in OPTIONAL:
             _refuse(name, "is not set; the operator resolves every field before it makes the Job")
     values: dict[str, Any] = {name: getattr(given, name) for name in Hyperparameters.model_fields}
     eta = float(values.pop("lk_eta"))
@@ -76,13 +91,22 @@ def recipe(given: Hyperparameters) -> Recipe:
     for name in ("learning_rate", "max_grad_norm", "step_decay"):
         if float(values[name]) <= 0:
             _refuse(name, "must be above 0")
+    if values["early_stop_evaluations"] and values["early_stop_evaluations"] >= values["evaluations"]:
+        _refuse("early_stop_evaluations", "must be less than evaluations, or it can never end a run")
     if float(values["step_decay"]) > 1:
         _refuse("step_decay", "must not be above 1: later draft steps are used less often")
-    decimals = ("step_decay", "learning_rate", "weight_decay", "max_grad_norm")
-    values |= {name: float(values[name]) for name in decimals}
+    if values["scheduler"] == "WSD" and values["warmup_percent"] + values["decay_percent"] > _ALL:
+        _refuse(
+            "decay_percent", "with warmupPercent must be at most 100: the learning rate cannot rise and fall at once"
+        )
+    decimals = ("step_decay", "learning_rate", "weight_decay", "max_grad_norm", "ema_decay")
+    values |= {name: float(values[name]) for name in decimals if values[name] is not None}
+    if values["ema_decay"] is not None and not 0 < values["ema_decay"] < 1:
+        _refuse("ema_decay", "must be above 0 and below 1")
     return Recipe(
         loss=LossWeights(**weights, lk_eta=eta),
-        warmup_fraction=values.pop("warmup_percent") / 100,
+        warmup_fraction=values.pop("warmup_percent") / _ALL,
+        decay_fraction=values.pop("decay_percent") / _ALL,
         **values,
     )
 

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import reduce
 
@@ -31,16 +31,17 @@ from torch.distributed.tensor import DTensor
 from specop.api import reasons
 from specop.common.errors import UserError
 from specop.storage.job import Preempted
-from specop.trainer.batches import Batch, Pack, Plan, in_order
+from specop.trainer.batches import Batch, Pack, Plan, in_order, label_counts
 from specop.trainer.checkpoint import Checkpoints, Progress
 from specop.trainer.config import Recipe
-from specop.trainer.evaluate import Judgement, evaluate
+from specop.trainer.evaluate import Sums, Variant, evaluate
 from specop.trainer.feed import feed
 from specop.trainer.group import Group, PeerLost
+from specop.trainer.judgement import Judgement
 from specop.trainer.losses import step_weights
 from specop.trainer.model import Eagle3
 from specop.trainer.objective import Objective
-from specop.trainer.optim import adamw, learning_rate
+from specop.trainer.optim import Average, learning_rate, optimiser
 from specop.trainer.replicas import Replicas, Shards, copies, placed
 from specop.trainer.states import States
 
@@ -69,6 +70,8 @@ class Course:
     device: torch.device
     sharded: bool = False
     """Weights, gradients and optimiser state are cut over the ranks."""
+    variant: Variant = "Greedy"
+    """By which the best weights are chosen."""
 
 
 Show = Callable[[Progress, int, float], None]
@@ -100,7 +103,9 @@ class Loop:
         )
         cut = course.sharded and not self._group.alone
         self._replicas = Shards(objective, self._group) if cut else Replicas(objective, self._group)
-        self._optimiser = adamw(model, course.recipe)
+        self._optimiser = optimiser(model, course.recipe)
+        decay = course.recipe.ema_decay
+        self._average = None if decay is None else Average(model, decay)
         self._checkpoints = checkpoints
         self._stopping = stopping
         self._saved = 0.0
@@ -132,7 +137,7 @@ class Loop:
             while True:
                 if progress.step in marks and progress.evaluated < progress.step:
                     self._evaluate()
-                if progress.step >= total:
+                if progress.step >= total or past_its_best(progress, recipe.early_stop_evaluations):
                     break
                 before, tokens = time.monotonic(), progress.tokens
                 save = self._step(self._plan.batch(progress.step), packs, learning_rate(progress.step, total, recipe))
@@ -153,8 +158,7 @@ class Loop:
         Leaves everything as it was where it is stopped.
         """
         recipe, rows, progress = self.course.recipe, self.course.train.rows, self.progress
-        labels = (rows[row].labels(recipe.decoding_heads) for pack in batch for row in pack)
-        count_K = [sum(column) for column in zip(*labels, strict=True)]
+        count_K, known_K = label_counts((rows[row] for pack in batch for row in pack), recipe.decoding_heads)
         weights = step_weights(recipe.loss, recipe.step_decay, count_K, progress.alpha_K)
         sums_J = torch.zeros(1 + recipe.decoding_heads, dtype=torch.float64, device=self.course.device)
         self._replicas.begin()
@@ -179,20 +183,23 @@ class Loop:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._optimiser.step()
+        if self._average:
+            self._average.update(progress.step + 1)
         progress.loss = loss if progress.loss is None else SMOOTHING * progress.loss + (1 - SMOOTHING) * loss
         progress.step += 1
         progress.tokens += sum(rows[row].length for pack in batch for row in pack)
-        progress.alpha_K = [alpha / max(count, 1) for alpha, count in zip(alphas, count_K, strict=True)]
+        progress.alpha_K = [alpha / max(count, 1) for alpha, count in zip(alphas, known_K, strict=True)]
         return bool(save)
 
     def _evaluate(self) -> None:
-        with self._replicas.whole():
-            judgement = judge(self.model, self.course, self._stopping, self._group)
         progress = self.progress
-        progress.evaluated = progress.step
-        if judgement.acceptance_length >= progress.best_length:
-            progress.best_step, progress.best_length = progress.step, judgement.acceptance_length
-            self.best = self._copies(self.model.state_dict())
+        with self._average.applied() if self._average else nullcontext():
+            with self._replicas.whole():
+                judgement = judge(self.model, self.course, self._stopping, self._group)
+            progress.evaluated = progress.step
+            if judgement.acceptance_length >= progress.best_length:
+                progress.best_step, progress.best_length = progress.step, judgement.acceptance_length
+                self.best = self._copies(self.model.state_dict())
         progress.curve.append(
             {
                 "step": progress.step,
@@ -207,10 +214,11 @@ class Loop:
 
     def _save(self) -> None:
         """Let the leader write a checkpoint. Collective where weights are cut."""
-        moments = self._optimiser.state_dict()["state"]
+        moments, average = self._optimiser.state_dict()["state"], self._average.tensors if self._average else {}
         tensors = self._copies(
             {
                 **{f"model.{name}": tensor for name, tensor in self.model.state_dict().items()},
+                **{f"average.{name}": tensor for name, tensor in average.items()},
                 **{f"optimiser.{i}.{name}": tensor for i, state in moments.items() for name, tensor in state.items()},
             }
         )
@@ -230,7 +238,7 @@ class Loop:
         self.progress = progress
         self.progress.resumes += 1
         self.best = {name: tensor.clone() for name, tensor in _named(tensors, "best.").items()}
-        parameters = dict(self.model.named_parameters())
+        parameters, average = dict(self.model.named_parameters()), self._average.tensors if self._average else {}
         trained = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         kinds = {name: (x.shape, x.dtype) for name, x in tensors.items() if not name.startswith("best.")}
@@ -243,6 +251,8 @@ class Loop:
             if what == "model":
                 with torch.no_grad():
                     parameters[rest].copy_(placed(whole, parameters[rest]))
+            elif what == "average":
+                average[rest].copy_(placed(whole, parameters[rest]))
             else:
                 index, _, key = rest.partition(".")
                 moments.setdefault(int(index), {})[key] = placed(whole, trained[int(index)])
@@ -257,17 +267,23 @@ class Loop:
 def judge(model: Eagle3, course: Course, stopping: threading.Event, group: Group | None = None) -> Judgement:
     """Judge a drafter on the holdout, each rank its share; raises Preempted on all ranks where one is to stop."""
     group = group or Group()
-    batch = in_order([row.length for row in course.holdout.rows])
-    steps, compute = course.recipe.decoding_heads, DTYPES[course.recipe.compute_dtype]
-    vocabulary_D = course.vocabulary_D.to(course.device)
-    mine: Judgement | None = None
+    rows = course.holdout.rows
+    batch = group.share(in_order([row.length for row in rows]))
+    mine: Sums | None = None
     with suppress(Preempted):
-        share = packs(course.holdout, group.share(batch), course.device, stopping)
-        mine = evaluate(model, share, vocabulary_D, steps, compute)
+        mine = evaluate(
+            model,
+            rows,
+            zip(batch, packs(course.holdout, batch, course.device, stopping), strict=True),
+            vocabulary_D=course.vocabulary_D.to(course.device),
+            teacher=course.teacher,
+            steps=course.recipe.decoding_heads,
+            compute=DTYPES[course.recipe.compute_dtype],
+        )
     found = [part for part in group.gather(mine) if part is not None]
     if len(found) < group.place.size:
         raise Preempted
-    return reduce(operator.add, found)
+    return Judgement(rows, reduce(operator.add, found), course.variant)
 
 
 def packs(states: States, batch: Batch, device: torch.device, stopping: threading.Event) -> Generator[Pack, None, None]:
@@ -282,6 +298,11 @@ def packs(states: States, batch: Batch, device: torch.device, stopping: threadin
 def evaluation_steps(total: int, evaluations: int) -> frozenset[int]:
     """Numbers of steps after which the holdout is judged: evenly spread, the last step among them."""
     return frozenset(math.ceil(total * (i + 1) / evaluations) for i in range(evaluations))
+
+
+def past_its_best(progress: Progress, patience: int | None) -> bool:
+    """Whether the last `patience` evaluations were all worse than the best before them."""
+    return patience is not None and sum(point["step"] > progress.best_step for point in progress.curve) >= patience
 
 
 def _total(norm: Tensor) -> float:

@@ -22,6 +22,9 @@ Gradients. All of them depend on z through q alone, so with r = -q dL/dq the gra
 
 with m = (p~ + q) / 2; sum(r) is 1 for CE and KL, and a constant in dL/dq drops out.
 
+Under a grammar p is the target's distribution over the tokens that the grammar allows. Where it is not known which, or
+the recipe has it so, the served token alone teaches: CE with the weight of all losses together.
+
 `head_loss` walks blocks of anchors: logits, losses and all gradients of a block are made in the forward pass, so no
 tensor of anchors x vocabulary outlives a block, and the target's probabilities are made once for all K steps: the row
 of anchor a at step k is the row of anchor a + k at step 0. Every loss is a sum, and the weights divide it by the global
@@ -40,6 +43,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from specop.trainer.batches import Masks
 from specop.trainer.config import LossWeights
 from specop.trainer.fusion import fused
 
@@ -63,6 +67,10 @@ class Labels:
     """Draft id of the served token of step 0; -1 outside the draft vocabulary."""
     end_A: Tensor
     """End of the anchor's segment: draft step k has a label where a + k < end."""
+    unknown_A: Tensor | None = None
+    """Where True, only the served token teaches, with the weight of all losses: the distribution is not known."""
+    masks: Masks | None = None
+    """What the distribution is restricted to, on the draft vocabulary; `lse_A` and `argmax_A` are of that."""
 
     def valid_KA(self, steps: int) -> Tensor:
         """Which anchors have a label at which draft step."""
@@ -81,6 +89,8 @@ class StepWeights:
     lk_alpha: float = 0.0
     ce: float = 0.0
     ce_argmax: float = 0.0
+    served: float = 0.0
+    """Of CE where the served token alone teaches."""
 
 
 def step_weights(
@@ -104,6 +114,7 @@ def step_weights(
                 lk_alpha=scale * loss.lk_alpha,
                 ce=scale * loss.ce,
                 ce_argmax=scale * loss.ce_argmax,
+                served=scale * loss.total,
             )
         )
     return found
@@ -119,6 +130,8 @@ def head_loss(
     compute: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted loss, a scalar, and per draft step the sum of alpha over its labels (no gradient).
+
+    Labels whose distribution is not known have no alpha.
 
     `teacher` maps the target's final states (C, H) to its logits on the draft vocabulary (C, D).
     """
@@ -149,8 +162,11 @@ class _HeadLoss(torch.autograd.Function):
             a1 = min(a0 + size, anchors)
             row_R = torch.arange(a0, a1 + steps - 1, device=head_DH.device).clamp_(max=anchors - 1)
             logits_RD = teacher(labels.last_AH[row_R])
-            tokens = (labels.argmax_A[row_R], labels.served_A[row_R])
-            taught = _Taught(*_probabilities(logits_RD, labels.lse_A[row_R], wide), *tokens)
+            allowed_RD = labels.masks.allowed(row_R) if labels.masks else None
+            soft_R = None if labels.unknown_A is None else ~labels.unknown_A[row_R]
+            p_RD, mass_R, plogp_R = _probabilities(logits_RD, labels.lse_A[row_R], allowed_RD, wide)
+            soft_R = torch.ones_like(mass_R) if soft_R is None else soft_R.to(wide)
+            taught = _Taught(p_RD, mass_R, plogp_R, labels.argmax_A[row_R], labels.served_A[row_R], soft_R)
             hidden_EH = hidden_KAH[:, a0:a1].to(compute).reshape(-1, hidden)
             logits_KCD = (hidden_EH @ computed_DH.T).view(steps, a1 - a0, -1)
             grad_KCD = torch.empty_like(logits_KCD)
@@ -183,6 +199,8 @@ class _Taught(NamedTuple):
     """Sums of p log p."""
     argmax_C: Tensor
     served_C: Tensor
+    soft_C: Tensor
+    """1, or 0 where the served token alone teaches."""
 
 
 class _Factors(NamedTuple):
@@ -195,6 +213,7 @@ class _Factors(NamedTuple):
     lk_alpha: Tensor | None
     ce: Tensor | None
     ce_argmax: Tensor | None
+    served: Tensor | None
 
 
 def _factors(weights: Sequence[StepWeights], like: Tensor) -> list[_Factors]:
@@ -208,9 +227,13 @@ def _factors(weights: Sequence[StepWeights], like: Tensor) -> list[_Factors]:
 
 
 @fused
-def _probabilities(logits_CD: Tensor, lse_C: Tensor, wide: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _probabilities(
+    logits_CD: Tensor, lse_C: Tensor, allowed_CD: Tensor | None, wide: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the target's probabilities on the draft vocabulary, their sums, and the sums of p log p."""
     p_CD = (logits_CD.to(wide) - lse_C[:, None]).exp_()
+    if allowed_CD is not None:
+        p_CD *= allowed_CD
     return p_CD, p_CD.sum(-1).clamp_min(torch.finfo(wide).tiny), torch.special.xlogy(p_CD, p_CD).sum(-1)
 
 
@@ -223,34 +246,42 @@ def _losses(narrow_CD: Tensor, taught: _Taught, valid_C: Tensor, w: _Factors) ->
     q_CD = (logits_CD - lse_C[:, None]).exp_()
     alpha_C = torch.minimum(p_CD, q_CD).sum(-1)
     value_C, sum_C, r_CD = torch.zeros_like(mass_C), torch.zeros_like(mass_C), None
+    inside_C = taught.soft_C * (mass_C > torch.finfo(mass_C.dtype).tiny)  # where none of p can be drafted is no p~
     if w.kl is not None:
         cross_C = lse_C + (taught.plogp_C - torch.linalg.vecdot(p_CD, logits_CD)) / mass_C
-        value_C, sum_C = w.kl * (cross_C - mass_C.log()), sum_C + w.kl
+        value_C, sum_C = inside_C * w.kl * (cross_C - mass_C.log()), sum_C + inside_C * w.kl
     if w.tv is not None or w.lk_alpha is not None:
         acceptance_C, pull_C = _acceptance(alpha_C, w)
-        value_C, r_CD = value_C + acceptance_C, torch.where(q_CD < p_CD, q_CD, 0).mul_(pull_C[:, None])
+        value_C = value_C + inside_C * acceptance_C
+        r_CD = torch.where(q_CD < p_CD, q_CD, 0).mul_((inside_C * pull_C)[:, None])
     if w.rkl is not None or w.jsd is not None:
         divergence_C, more_CD = _divergences(logits_CD - lse_C[:, None], q_CD, p_CD / mass_C[:, None], w)
-        value_C = value_C + divergence_C
+        value_C = value_C + inside_C * divergence_C
+        more_CD.mul_(inside_C[:, None])
         r_CD = more_CD if r_CD is None else r_CD.add_(more_CD)
     if r_CD is not None:
         sum_C = sum_C + r_CD.sum(-1)
     tokens = []
-    for token_C, weight in ((taught.served_C, w.ce), (taught.argmax_C, w.ce_argmax)):
+    hard_C = 1 - taught.soft_C
+    for token_C, weight, where_C in (
+        (taught.served_C, w.ce, taught.soft_C),
+        (taught.served_C, w.served, hard_C),
+        (taught.argmax_C, w.ce_argmax, taught.soft_C),
+    ):
         if weight is not None:
-            label_C1, weight_C = token_C.clamp_min(0)[:, None], (token_C >= 0) * weight
+            label_C1, weight_C = token_C.clamp_min(0)[:, None], (token_C >= 0) * where_C * weight
             value_C = value_C + weight_C * (lse_C - logits_CD.gather(1, label_C1).squeeze(1))
             sum_C = sum_C + weight_C
             tokens.append((label_C1, -weight_C[:, None]))
     grad_CD = q_CD.mul_(sum_C[:, None])
     if w.kl is not None:
-        grad_CD.addcmul_(p_CD, (w.kl / mass_C)[:, None], value=-1)
+        grad_CD.addcmul_(p_CD, (inside_C * w.kl / mass_C)[:, None], value=-1)
     if r_CD is not None:
         grad_CD.sub_(r_CD)
     for label_C1, gradient_C1 in tokens:
         grad_CD.scatter_add_(1, label_C1, gradient_C1)
     grad_CD.mul_(valid_C[:, None])
-    return (valid_C * value_C).sum(), (valid_C * alpha_C).sum(), grad_CD.to(narrow_CD.dtype)
+    return (valid_C * value_C).sum(), (valid_C * taught.soft_C * alpha_C).sum(), grad_CD.to(narrow_CD.dtype)
 
 
 def _acceptance(alpha_C: Tensor, w: _Factors) -> tuple[Tensor, Tensor]:

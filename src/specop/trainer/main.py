@@ -13,7 +13,6 @@ on from the newest checkpoint in storage.
 import logging
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,11 +37,11 @@ from specop.trainer.cache import make_states
 from specop.trainer.checkpoint import Checkpoints, Progress
 from specop.trainer.config import Recipe, recipe
 from specop.trainer.display import Display, Listener
-from specop.trainer.evaluate import Judgement
 from specop.trainer.events import Events
 from specop.trainer.export import CONFIG, TENSORS, read_drafter, write_drafter
 from specop.trainer.group import Group, Place
 from specop.trainer.inputs import Inputs, download_inputs
+from specop.trainer.judgement import Judgement, serving_temperature, variant_of
 from specop.trainer.loop import DTYPES, Course, Loop, judge
 from specop.trainer.meter import Meter, flops_per_token, peak_flops
 from specop.trainer.model import Eagle3
@@ -76,7 +75,7 @@ def train(config: TrainingConfig, job: Job[TrainingConfig], group: Group | None 
         model, vocabulary_D = _drafter(teacher, inputs, knobs)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         states = make_states(job, inputs, teacher, group, parameters=parameters)
-        course = _course(config, teacher, vocabulary_D, states)
+        course = _course(config, inputs, teacher, vocabulary_D, states)
         meter = _meter(model, course, group.place.size)
         display.measure_by(meter)
         display.stage("Training")
@@ -126,13 +125,15 @@ def _drafter(teacher: Teacher, inputs: Inputs, knobs: Recipe) -> tuple[Eagle3, T
     return model.to(teacher.device), vocabulary_D
 
 
-def _course(config: TrainingConfig, teacher: Teacher, vocabulary_D: Tensor, states: tuple[States, States]) -> Course:
-    train, holdout = states
+def _course(
+    config: TrainingConfig, inputs: Inputs, teacher: Teacher, vocabulary_D: Tensor, states: tuple[States, States]
+) -> Course:
+    (train, holdout), knobs = states, recipe(config.hyperparameters)
     if train.complete and holdout.complete:
         teacher.release()  # only its head is wanted from now on
     head_DH = teacher.head_VH[vocabulary_D.to(teacher.device)]
     return Course(
-        recipe=recipe(config.hyperparameters),
+        recipe=knobs,
         digest=config.dataset.digest,
         train=train,
         holdout=holdout,
@@ -140,6 +141,7 @@ def _course(config: TrainingConfig, teacher: Teacher, vocabulary_D: Tensor, stat
         teacher=lambda last_CH: teacher.logits(last_CH, head_DH),
         device=teacher.device,
         sharded=config.sharding == "Full",
+        variant=variant_of(serving_temperature(inputs.train), knobs.draft_sample_method),
     )
 
 
@@ -157,7 +159,6 @@ def _checkpoints(job: Job[TrainingConfig], output: Store, inputs: Inputs) -> Che
 
 
 def _contract(inputs: Inputs, model: Eagle3, knobs: Recipe) -> Contract:
-    temperatures = Counter(f"{row.temperature:g}" for row in inputs.train)
     return Contract(
         target=inputs.facts,
         architecture=model.config.architecture,
@@ -165,7 +166,8 @@ def _contract(inputs: Inputs, model: Eagle3, knobs: Recipe) -> Contract:
         aux_layers=list(model.config.aux_layers),
         decoding_heads=knobs.decoding_heads,
         trained_length=max(len(row.ids) for row in inputs.train),
-        serving_temperature=temperatures.most_common(1)[0][0],
+        draft_sample_method="probabilistic" if knobs.draft_sample_method == "Probabilistic" else "greedy",
+        serving_temperature=f"{serving_temperature(inputs.train):g}",
     )
 
 

@@ -33,9 +33,6 @@ from specop.trainer.attention import Sight, ttt_attention
 from specop.trainer.batches import Pack
 from specop.trainer.fusion import fused
 
-HEAD_BLOCK_ELEMENTS = 1 << 22
-"""Rows times draft vocabulary of one block of logits where only the best is wanted."""
-
 
 @dataclass(frozen=True, slots=True)
 class DrafterConfig:
@@ -295,8 +292,3 @@ class Eagle3(nn.Module):
             normed_AH = self.norm(out_AH)
             h_AH = normed_AH if self.config.modern else out_AH
             yield normed_AH
-
-    def propose(self, hidden_AH: Tensor) -> Tensor:
-        """Draft ids of the most likely tokens, (A,), block by block."""
-        rows = max(1, HEAD_BLOCK_ELEMENTS // self.config.draft_vocab_size)
-        return torch.cat([self.lm_head(hidden_CH).argmax(-1) for hidden_CH in torch.split(hidden_AH, rows)])

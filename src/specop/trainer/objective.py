@@ -32,6 +32,7 @@ class Objective(nn.Module):
         self._teacher = teacher
         self._steps = steps
         self._compute = compute
+        self._vocabulary_D = vocabulary_D.to(drafter.embedding_VH.device)
         self._draft_ids_V = draft_ids(vocabulary_D, drafter.config.vocab_size).to(drafter.embedding_VH.device)
 
     def forward(self, pack: Pack | None = None, weights: Sequence[StepWeights] | None = None) -> tuple[Tensor, Tensor]:
@@ -46,5 +47,13 @@ class Objective(nn.Module):
         with torch.autocast(pack.last_AH.device.type, torch.bfloat16, enabled=self._compute == torch.bfloat16):
             hidden_KAH = torch.stack(list(self.drafter.unroll(pack, self._steps)))
         argmax_A, served_A = self._draft_ids_V[pack.argmax_A.long()], self._draft_ids_V[pack.served_A]
-        labels = Labels(pack.last_AH, pack.lse_A, argmax_A, served_A, pack.end_A)
+        labels = Labels(
+            pack.last_AH,
+            pack.lse_A,
+            argmax_A,
+            served_A,
+            pack.end_A,
+            unknown_A=pack.unknown_A,
+            masks=pack.masks(self._vocabulary_D),
+        )
         return head_loss(hidden_KAH, head_DH, labels, teacher=self._teacher, weights=weights, compute=self._compute)

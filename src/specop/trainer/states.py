@@ -28,7 +28,7 @@ from torch import Tensor
 from specop.api import reasons
 from specop.common.errors import UserError
 from specop.trainer.attention import Segment
-from specop.trainer.batches import Pack, Row
+from specop.trainer.batches import FREE, Pack, Row
 from specop.trainer.teacher import RowStates
 from specop.trainer.tensors import read_tensors, write_tensors
 
@@ -39,6 +39,15 @@ BLOCK_TOKENS = 4096
 SCALAR_BYTES = 4
 NAMES = tuple(field.name for field in fields(RowStates))
 """Names of a block's tensors."""
+
+
+MasksOf = Callable[[Sequence[Row]], tuple[Tensor, Tensor]]
+"""Grammar masks of the anchors of some rows: mask_A and words_MW, as `Pack` has them."""
+
+
+def free_masks(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Masks of rows that no grammar constrains."""
+    return torch.full((sum(row.labels(1)[0] for row in rows),), FREE), torch.empty(0, 1, dtype=torch.int32)
 
 
 class Source(Protocol):
@@ -66,13 +75,16 @@ class Sizes:
 class States:
     """The states of a list of rows, by index."""
 
-    def __init__(self, folder: Path, rows: Sequence[Row], source: Source, sizes: Sizes) -> None:
+    def __init__(
+        self, folder: Path, rows: Sequence[Row], source: Source, sizes: Sizes, masks: MasksOf = free_masks
+    ) -> None:
         """`folder` is named after everything that the states depend on; `rows` are the same rows in the same order."""
         self.rows = rows
         self.kept = 0
         """How many blocks are kept on disk, from the first on."""
         self._folder = folder
         self._source = source
+        self._masks = masks
         self._turn = threading.Lock()
         self._blocks = list(_blocks(range(len(rows)), rows))
         self._bytes = [sum(sizes.of(rows[row]) for row in block) for block in self._blocks]
@@ -144,7 +156,7 @@ class States:
                 ends.append(torch.full((a1 - a0,), a1))
                 a0 = a1
             n0 += row.length
-        anchor_A = torch.cat(anchors)
+        anchor_A, (mask_A, words_MW) = torch.cat(anchors), self._masks(rows)
         pack = Pack(
             next_N=torch.cat([torch.tensor(row.ids[1 : row.length + 1]) for row in rows]),
             position_N=torch.cat([torch.arange(row.length) for row in rows]),
@@ -153,9 +165,9 @@ class States:
             segments=tuple(segments),
             served_A=torch.cat([torch.tensor(row.ids[2 : row.length + 2]) for row in rows])[anchor_A],
             end_A=torch.cat(ends),
-            constrained_A=torch.cat(
-                [torch.full((len(p.lse_a),), r.constrained) for r, p in zip(rows, parts, strict=True)]
-            ),
+            unknown_A=torch.cat([torch.full((len(p.lse_a),), r.unknown) for r, p in zip(rows, parts, strict=True)]),
+            mask_A=mask_A,
+            words_MW=words_MW,
             temperature_A=torch.cat(
                 [torch.full((len(p.lse_a),), r.temperature or 1.0) for r, p in zip(rows, parts, strict=True)]
             ),

@@ -21,7 +21,8 @@ from transformers.utils import logging as transformers_logging
 
 from specop.api import reasons
 from specop.common.errors import UserError
-from specop.trainer.batches import Row
+from specop.trainer.batches import Masks, Row
+from specop.trainer.grammar import Grammars
 from specop.trainer.model import DrafterConfig
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class RowStates:
     aux_nCH: Tensor
     last_aH: Tensor
     lse_a: Tensor
-    """Log-sum-exp over the whole vocabulary, of the logits divided by the row's temperature (1 for a greedy row)."""
+    """Log-sum-exp of the logits divided by the row's temperature (1 for a greedy row), over the whole vocabulary or,
+    where the row's grammar is known, over the tokens that it allows."""
     argmax_a: Tensor
     peak_a: Tensor
     """Log-probability of the argmax."""
@@ -72,6 +74,7 @@ class Teacher:
         self.layers = aux_layers(self.config.num_hidden_layers)
         self.embedding_VH: Tensor = self.model.get_input_embeddings().weight.detach()
         self.head_VH: Tensor = self.model.get_output_embeddings().weight.detach()
+        self.grammars = Grammars(folder, self.config.vocab_size)
         self._probe()
 
     def drafter_config(self, architecture: Any, draft_vocab_size: int) -> DrafterConfig:
@@ -123,16 +126,19 @@ class Teacher:
             label_a = torch.cat([torch.arange(start + 1, end + 1) for start, end in row.anchors])
             aux_nCH = torch.stack([out.hidden_states[k][b, : row.length] for k in self.layers], dim=1).bfloat16()
             last_aH = out.last_hidden_state[b, label_a].bfloat16()
-            scalars = self._scalars(last_aH, row.temperature or 1.0)
+            scalars = self._scalars(last_aH, row)
             found.append(RowStates(aux_nCH.cpu(), last_aH.cpu(), *(x.cpu() for x in scalars)))
         return found
 
-    def _scalars(self, last_aH: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _scalars(self, last_aH: Tensor, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         """Log-sum-exp (float32), argmax (int32) and its log-probability (float32), all of the rounded states."""
         block = max(1, VOCAB_BLOCK_ELEMENTS // len(self.head_VH))
+        masks = Masks(*self.grammars.masks([row]), torch.arange(len(self.head_VH))) if row.grammar else None
         found = []
-        for last_CH in torch.split(last_aH, block):
-            logits_CV = self.logits(last_CH, self.head_VH).float() / temperature
+        for index_C in torch.split(torch.arange(len(last_aH)), block):
+            logits_CV = self.logits(last_aH[index_C.to(self.device)], self.head_VH).float() / (row.temperature or 1.0)
+            if masks:
+                logits_CV.masked_fill_(~masks.allowed(index_C).to(self.device), float("-inf"))
             lse_C, (most_C, argmax_C) = logits_CV.logsumexp(-1), logits_CV.max(-1)
             found.append((lse_C, argmax_C.int(), most_C - lse_C))
         lse, argmax, peak = zip(*found, strict=True)
