@@ -20,7 +20,7 @@ import psutil
 
 from specop.api.jobs import DatasetConfig
 from specop.data.build import Output
-from specop.data.chunks import read_chunks
+from specop.data.chunks import Verdict, read_chunks
 from specop.data.decide import Survey
 from specop.data.formats import Fate
 from specop.data.main import make_dataset
@@ -44,11 +44,11 @@ def tokens(path: Path, target: Path, count: int, folder: Path) -> Json:
     with processes(Setup(target, MAX_LENGTH), count) as workers, Survey(folder / "survey") as survey:
         for _ in workers.map("build", read_chunks([], lambda _: None, size)):
             pass
-        first = next(read_chunks(objects, lambda _: None, size, lambda _: (Fate.TRAIN, 1)))
+        first = next(read_chunks(objects, lambda _: None, size, lambda _: Verdict(Fate.TRAIN, clean=True)))
         list(workers.map("build", [first] * count))  # each worker has loaded the tokenizer
         started = time.perf_counter()
         with Output(folder / "made", survey) as output:
-            chunks = read_chunks(objects, lambda _: None, size, lambda _: (Fate.TRAIN, 1))
+            chunks = read_chunks(objects, lambda _: None, size, lambda _: Verdict(Fate.TRAIN, clean=True))
             for made in workers.map("build", chunks):
                 output.write(first.place, made)
         done = time.perf_counter()

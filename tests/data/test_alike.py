@@ -97,6 +97,7 @@ def test_decisions_do_not_depend_on_the_order_of_reading() -> None:
         signature = alike.signature(exchange(f"{SHAPES[number % 4]} {number}"))
         values = dict(zip([name for name, _ in alike.COLUMNS], signature, strict=True))
         lines.append({"source": 0, "key": number.to_bytes(32), "time": number // 3, "bytes": 1, "fate": 0, **values})
+        lines[-1]["clean"] = True
         lines[-1] |= {"conversation": number.to_bytes(16), "content": number.to_bytes(16)}
 
     def decide(order: list[int]) -> dict[bytes, tuple[Fate, int]]:
@@ -104,7 +105,7 @@ def test_decisions_do_not_depend_on_the_order_of_reading() -> None:
         with tempfile.TemporaryDirectory() as folder, Survey(Path(folder)) as survey:
             survey.add(pa.RecordBatch.from_pylist(batch, SURVEYED))
             survey.decide([Share()], Holdout(percent=20), NearDuplicates(max_per_shape=5))
-            fates, _, seen = survey.decisions()
+            fates, _, seen, _ = survey.decisions()
         return {lines[index]["key"]: (Fate(fates[at]), seen[at]) for at, index in enumerate(order)}
 
     order = list(range(60))

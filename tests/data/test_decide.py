@@ -33,6 +33,7 @@ def decide(lines: list[Line], sources: list[Share], holdout: Holdout) -> list[tu
             **line._asdict(),
             "ordinal": ordinal,
             "bytes": 1,
+            "clean": True,
             "key": line.key.to_bytes(32),
             "conversation": line.conversation.to_bytes(16),
             "content": line.content.to_bytes(16),
@@ -42,7 +43,7 @@ def decide(lines: list[Line], sources: list[Share], holdout: Holdout) -> list[tu
     with tempfile.TemporaryDirectory() as folder, Survey(Path(folder)) as survey:
         survey.add(pa.RecordBatch.from_pylist(rows, SURVEYED))
         survey.decide(sources, holdout)
-        fates, copies, _ = survey.decisions()
+        fates, copies, _, _ = survey.decisions()
         assert sum(survey.counts().values()) == len(lines)
     return [(Fate(fate), copies[index] if copies else 1) for index, fate in enumerate(fates)]
 

@@ -26,9 +26,8 @@ def chunks(count: int, lines: int = 3) -> Iterator[Chunk]:
     for index in range(count):
         rows = [chat(f"{index} {line}", "answer " * (1 + 400 * (index % 3 == 0))) for line in range(lines)]
         data = jsonl(rows).splitlines()
-        yield Chunk(
-            place, "OpenAIChat", list(range(lines)), list(range(lines)), data, [Fate.TRAIN] * lines, [1] * lines
-        )
+        numbers, verdicts = list(range(lines)), ([Fate.TRAIN] * lines, [1] * lines, [False] * lines, [True] * lines)
+        yield Chunk(place, "OpenAIChat", numbers, numbers, data, *verdicts)
 
 
 def test_results_are_in_the_order_of_the_chunks_and_the_same_in_processes(target: Path) -> None:

@@ -22,6 +22,8 @@ _DROPPED = {
     "failedResponses": "failed or aborted answers",
     "unsupervised": "without a generated token",
     "filtered": "left out by SQL",
+    "noConsent": "marked as not for training",
+    "private": "with personal data, dropped by policy",
     "duplicates": "exact duplicates",
     "outweighed": "beyond the source's share",
 }
@@ -60,6 +62,13 @@ def card(report: Json, digest: str, target: str) -> str:
         "<h2>Learnt tokens of a row</h2>",
         _lengths(report["lengths"]["supervisedTokens"]),
     ]
+    privacy = report["privacy"]
+    if privacy["altered"]:
+        words = f"{privacy['altered']:,} conversations, by what was found"
+        parts += [
+            "<h2>Personal data and secrets that were replaced</h2>",
+            _table((words, ""), _sorted(privacy["entities"])),
+        ]
     if report["unused"]:
         parts += ["<h2>Why lines became no rows</h2>", _table(("reason", "lines"), _sorted(report["unused"]))]
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'

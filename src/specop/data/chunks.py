@@ -7,6 +7,7 @@ Deterministic: the same objects give the same ordinals in both passes.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from specop.api import reasons
 from specop.api.dataset import RowFormat
@@ -51,16 +52,27 @@ class Chunk:
     """In the second pass only: how many times the rows of a line are written."""
     seen: list[bool] = field(default_factory=list)
     """In the second pass only: whether a line is held out and like one to train on."""
+    clean: list[bool] = field(default_factory=list)
+    """In the second pass only: whether privacy found nothing in a line in the first one."""
 
 
-Verdict = Callable[[int], tuple[Fate, int, bool] | None]
-"""Fate, copies and likeness to a row to train on, of the line of an ordinal; None: nothing that needs its content."""
+class Verdict(NamedTuple):
+    """What the first pass says of a line that is kept."""
+
+    fate: Fate
+    copies: int = 1
+    seen: bool = False
+    clean: bool = False
+
+
+Judge = Callable[[int], Verdict | None]
+"""The verdict on the line of an ordinal; None: it is not kept."""
 
 
 def read_chunks(
-    objects: Iterable[SourceObject], passed: Callable[[int], None], size: int, verdict: Verdict | None = None
+    objects: Iterable[SourceObject], passed: Callable[[int], None], size: int, judge: Judge | None = None
 ) -> Iterator[Chunk]:
-    """Yield all lines, or those with a verdict, in chunks of at most `CHUNK_ROWS` lines and about `size` bytes.
+    """Yield all lines, or those that are kept, in chunks of at most `CHUNK_ROWS` lines and about `size` bytes.
 
     `passed` is told of stored bytes as they are read. Raises UserError: what `read_lines` raises, SourceFormatUnknown.
     """
@@ -71,13 +83,14 @@ def read_chunks(
         for line in read_lines(found.store, found.info, passed):
             ordinal += 1
             chunk.format = chunk.format or _format(found, line)
-            if verdict:
-                found_for = verdict(ordinal)
-                if found_for is None:
+            if judge:
+                verdict = judge(ordinal)
+                if verdict is None:
                     continue
-                chunk.fates.append(found_for[0])
-                chunk.copies.append(found_for[1])
-                chunk.seen.append(found_for[2])
+                chunk.fates.append(verdict.fate)
+                chunk.copies.append(verdict.copies)
+                chunk.seen.append(verdict.seen)
+                chunk.clean.append(verdict.clean)
             chunk.ordinals.append(ordinal)
             chunk.offsets.append(line.offset)
             chunk.lines.append(line.data)

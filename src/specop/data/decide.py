@@ -83,6 +83,8 @@ class Decisions(NamedTuple):
     """How many times the rows of a line are written; empty: once."""
     seen: bytes
     """1 where a line is held out and like one to train on."""
+    clean: bytes
+    """1 where privacy found nothing."""
 
 
 class Likeness(NamedTuple):
@@ -113,7 +115,7 @@ class Survey:
         )
         self._db.execute(
             "create table rows (ordinal bigint, source usmallint, key blob, time bigint,"
-            " conversation blob, content blob, bytes uinteger, fate utinyint,"
+            " conversation blob, content blob, bytes uinteger, fate utinyint, clean boolean,"
             f" {', '.join(f'{name} uinteger' for name in alike.BANDS)}, sketch0 bigint, sketch1 bigint,"
             " copies utinyint default 1, seen boolean default false)"
         )
@@ -177,7 +179,8 @@ class Survey:
     def decisions(self) -> Decisions:
         """Return what becomes of each line."""
         copies = self._by_ordinal("copies", 1) if self._repeated else b""
-        return Decisions(self._by_ordinal("fate", Fate.OUTSIDE), copies, self._by_ordinal("seen::utinyint", 0))
+        seen, clean = (self._by_ordinal(f"{name}::utinyint", 0) for name in ("seen", "clean"))
+        return Decisions(self._by_ordinal("fate", Fate.OUTSIDE), copies, seen, clean)
 
     def counts(self) -> dict[tuple[int, Fate], int]:
         """Lines by source and fate."""

@@ -61,8 +61,11 @@ class Intake:
         self._policy = policy
         self._scrubber = Scrubber(policy.privacy, environment)
 
-    def read(self, line: bytes, row_format: RowFormat, selection: Selection) -> Taken | None:
-        """Read one line; None outside the window. Raises Unusable."""
+    def read(self, line: bytes, row_format: RowFormat, selection: Selection, *, clean: bool = False) -> Taken | None:
+        """Read one line; None outside the window. Raises Unusable.
+
+        `clean`: it was read before, and privacy found nothing; it is not looked for again.
+        """
         row = formats.parse(line)
         if withheld(row, self._policy.consent.no_train_fields):
             raise Unusable(Fate.NO_CONSENT, "marked as not for training")
@@ -73,7 +76,7 @@ class Intake:
         _check_period(exchange.time, selection.excluded)
         _check_selected(exchange, selection)
         self._check_quality(exchange)
-        return self._scrub(exchange)
+        return Taken(self._scrubber.without_options(exchange), Counter()) if clean else self._scrub(exchange)
 
     def finds(self, text: str) -> Counter[str]:
         """Count entities in a text that cannot be changed, such as decoded tokens."""

@@ -20,7 +20,7 @@ from specop.common.errors import UserError
 from specop.data import memory
 from specop.data.build import Built, Output, rows_digest
 from specop.data.card import card
-from specop.data.chunks import Chunk, Place, read_chunks
+from specop.data.chunks import Chunk, Place, Verdict, read_chunks
 from specop.data.decide import Decisions, Share, Survey
 from specop.data.formats import Fate, Json
 from specop.data.intake import Policy
@@ -131,13 +131,14 @@ class _Verdicts:
     """What becomes of the lines that are kept, by ordinal."""
 
     def __init__(self, decisions: Decisions) -> None:
-        self._fates, self._copies, self._seen = decisions
+        self._fates, self._copies, self._seen, self._clean = decisions
 
-    def __call__(self, ordinal: int) -> tuple[Fate, int, bool] | None:
+    def __call__(self, ordinal: int) -> Verdict | None:
         fate = self._fates[ordinal] if ordinal < len(self._fates) else Fate.OUTSIDE
         if fate not in _KEPT:
             return None
-        return Fate(fate), self._copies[ordinal] if self._copies else 1, bool(self._seen[ordinal])
+        copies = self._copies[ordinal] if self._copies else 1
+        return Verdict(Fate(fate), copies, bool(self._seen[ordinal]), bool(self._clean[ordinal]))
 
 
 def _check(config: DatasetConfig, counts: dict[tuple[int, Fate], int], unused: Unused) -> None:

@@ -151,6 +151,13 @@ class Scrubber:
         )
         return Scrubbed(scrubbed, pass_.found, drop=any(self._actions[name] == "Drop" for name in pass_.found))
 
+    def without_options(self, exchange: Exchange) -> Exchange:
+        """Return an exchange in which nothing was found as `scrub` does: without what neither renders nor samples."""
+        if self.idle:
+            return exchange
+        options = {key: value for key, value in exchange.request.items() if key in _OPTIONS}
+        return replace(exchange, request={**options, "messages": exchange.request["messages"]})
+
     def finds(self, text: str) -> Counter[str]:
         """Count entities in a text that cannot be changed, such as decoded tokens."""
         return Counter(found.entity for found in self.find(text))

@@ -10,7 +10,9 @@ code, JSON, dates and versions stay as they are.
 
 import ipaddress
 import re
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -173,6 +175,18 @@ _KINDS: dict[str, _Kind] = {
 }
 
 
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    """Hide modules: spaCy and Presidio load these where they can, half a gigabyte and seconds for nothing here."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 class Recogniser:
     """Finds some kinds of entities."""
 
@@ -183,7 +197,10 @@ class Recogniser:
 
     @cached_property
     def _engine(self) -> Any:
-        from specop.data.analyser import analyser  # noqa: PLC0415 - seconds, and only where there is something to see
+        with _without(
+            "torch", "transformers"
+        ):  # and late: it takes a second, which only pays where there is something to see
+            from specop.data.analyser import analyser  # noqa: PLC0415
 
         return analyser(kind.recogniser for kind in self._kinds.values())
 

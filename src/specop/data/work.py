@@ -42,6 +42,7 @@ SURVEYED = pa.schema(
         ("content", pa.binary(16)),  # hash of prompt and answer
         ("bytes", pa.uint32()),  # of the line
         ("fate", pa.uint8()),
+        ("clean", pa.bool_()),  # privacy found nothing
         *alike.COLUMNS,  # of lines that may be used
     ]
 )
@@ -122,11 +123,11 @@ class Worker:
         for index, taken in self._selected(chunk):
             time = conversation = content = None
             signature: alike.Signature = _UNSIGNED
-            fate, line = Fate.TRAIN, chunk.lines[index]
+            fate, line, clean = Fate.TRAIN, chunk.lines[index], False
             try:
                 if isinstance(taken, Unusable):
                     raise taken
-                exchange = taken.exchange
+                exchange, clean = taken.exchange, not taken.entities
                 self._check_tokens(exchange)
                 conversation, content = identify(exchange)
                 signature = alike.signature(exchange)
@@ -135,7 +136,7 @@ class Worker:
                 fate = why.fate
                 notes.append(Note(chunk.offsets[index], fate, why.reason))
             identity = chunk.ordinals[index], chunk.place.source, _key(names, line), time, conversation, content
-            found.append((*identity, len(line), fate, *signature))
+            found.append((*identity, len(line), fate, clean, *signature))
         columns = zip(*found, strict=True) if found else [()] * len(SURVEYED)
         arrays = [pa.array(column, of.type) for column, of in zip(columns, SURVEYED, strict=True)]
         return Surveyed(pa.RecordBatch.from_arrays(arrays, schema=SURVEYED), notes)
@@ -175,9 +176,10 @@ class Worker:
         """Read a chunk; nothing of lines outside the window."""
         place = chunk.place
         selection = self._setup.selections[place.source] if self._setup.selections else Selection(place.window)
-        for index, line in enumerate(chunk.lines):
+        known = chunk.clean or [False] * len(chunk.lines)
+        for index, (line, clean) in enumerate(zip(chunk.lines, known, strict=True)):
             try:
-                taken = self._intake.read(line, chunk.format or "OpenAIChat", selection)
+                taken = self._intake.read(line, chunk.format or "OpenAIChat", selection, clean=clean)
             except Unusable as why:
                 yield index, why
             else:
