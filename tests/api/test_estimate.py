@@ -97,7 +97,7 @@ def test_memory_of_a_run_that_was_measured() -> None:
 def test_a_run_of_the_lineage_takes_the_place_of_usual_figures() -> None:
     cores = Devices(2, "CPU cores", None)
     usual = estimate(SMOLLM2, dataset(400, 250), DEFAULTS, cores, None)
-    fast = Measured("agent-v1", flops=80e9, acceptance_length=2.6, steps=3)
+    fast = Measured("agent-v1", flops=100e9, acceptance_length=2.6, steps=3)
     found = estimate(SMOLLM2, dataset(400, 250), DEFAULTS, cores, fast)
     assert usual
     assert found

@@ -6,7 +6,7 @@ FLOP/s and its acceptance length take the prior's place. All figures are rounded
 
 Rules, where a figure is not arithmetic:
 - GPUs deliver 40 % of dense bfloat16 at a hidden size of 4096, and less by the square root below it: narrow drafters
-  are bound by launches and memory. (Best published for trainers of this class: 44 %.) A CPU core delivers 40 GFLOP/s.
+  are bound by launches and memory. (Best published for trainers of this class: 44 %.) A CPU core delivers 50 GFLOP/s.
 - Memory: 16 bytes a trained parameter (float32 weight, gradient, two moments), the target's embedding and head,
   activations of one pack of 4096 tokens; or, if that is more, what the target's own pass takes; and a quarter on top,
   which allocators hold. Without GPUs files that are being read and checkpoints that are being written lie in the same
@@ -29,7 +29,7 @@ CAPTURED = 3
 """Layers of the target that a drafter reads."""
 WIDE = 4096
 GPU_SHARE = 0.4
-CORE_FLOPS = 40e9
+CORE_FLOPS = 50e9
 PACK_TOKENS = 4096
 TEACHER_ROWS = 1 << 24
 """Logits that the target's pass holds at once."""
