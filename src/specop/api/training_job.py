@@ -148,7 +148,9 @@ class Hyperparameters(Model):
         default=None, description="Dtype of the matrix products; masters are float32."
     )
     layout: Literal["Speculators", "Eagle"] | None = Field(
-        default=None, description="Layout of the drafter's files. vLLM serves both; Eagle is what SGLang reads."
+        default=None,
+        description="Layout of the drafter's files. vLLM serves both; Eagle, with architecture Eagle3, is what SGLang "
+        "reads.",
     )
 
 
