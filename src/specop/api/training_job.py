@@ -201,9 +201,10 @@ class TrainingSpec(Model):
         ),
         Cel(
             "!has(self.parallelism) || !has(self.podTemplate) || !has(self.podTemplate.resources) || "
-            "!has(self.podTemplate.resources.limits) || self.podTemplate.resources.limits.all(name, "
-            "!name.endsWith('/gpu') || quantity(string(self.podTemplate.resources.limits[name])).compareTo("
-            "quantity(string(has(self.parallelism.processesPerNode) ? self.parallelism.processesPerNode : 1))) == 0)",
+            "!has(self.podTemplate.resources.limits) || ['nvidia.com/gpu', 'amd.com/gpu'].all(name, "
+            "!(name in self.podTemplate.resources.limits) || "
+            "string(self.podTemplate.resources.limits[name]) == "
+            "string(has(self.parallelism.processesPerNode) ? self.parallelism.processesPerNode : 1))",
             "a process has one GPU: leave the GPUs out, or set as many as parallelism.processesPerNode",
             ".podTemplate.resources.limits",
         ),
