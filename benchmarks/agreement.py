@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import peer
 from specop.trainer.attention import Segment
-from specop.trainer.batches import Pack
+from specop.trainer.batches import FREE, Pack
 from specop.trainer.export import read_drafter, write_drafter
 from specop.trainer.model import DrafterConfig, Eagle3
 
@@ -72,7 +72,9 @@ def pack(ids: torch.Tensor, aux_NCH: torch.Tensor) -> Pack:
         segments=(Segment(0, count, 0, count),),
         served_A=torch.cat([ids[2:], ids[-1:]]),
         end_A=torch.full((count,), count),
-        constrained_A=torch.zeros(count, dtype=torch.bool),
+        unknown_A=torch.zeros(count, dtype=torch.bool),
+        mask_A=torch.full((count,), FREE),
+        words_MW=torch.zeros(0, 1, dtype=torch.int32),
         last_AH=torch.zeros(count, HIDDEN),
         lse_A=torch.zeros(count),
         argmax_A=torch.zeros(count, dtype=torch.long),

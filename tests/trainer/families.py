@@ -22,7 +22,7 @@ from torch import Tensor
 
 from specop.api.families import family_of
 from specop.trainer.attention import Segment
-from specop.trainer.batches import Pack
+from specop.trainer.batches import FREE, Pack
 from specop.trainer.export import read_drafter, write_drafter
 from specop.trainer.model import Eagle3
 from specop.trainer.teacher import Teacher
@@ -127,7 +127,9 @@ def drafted(model: Eagle3, ids: list[int], aux_NCH: Tensor) -> Tensor:
         segments=(Segment(0, 1, 0, count),),
         served_A=torch.tensor([0]),
         end_A=torch.tensor([1]),
-        constrained_A=torch.tensor([False]),
+        unknown_A=torch.zeros(1, dtype=torch.bool),
+        mask_A=torch.full((1,), FREE),
+        words_MW=torch.zeros(0, 1, dtype=torch.int32),
         temperature_A=torch.zeros(1),
         last_AH=torch.zeros(1, aux_NCH.shape[-1]),
         lse_A=torch.zeros(1),

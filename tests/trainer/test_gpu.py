@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specop.trainer import attention, fusion
 from specop.trainer.attention import Segment, Sight, ttt_attention
-from specop.trainer.batches import Pack
+from specop.trainer.batches import FREE, Pack
 from specop.trainer.losses import Labels, StepWeights, head_loss
 from specop.trainer.model import DrafterConfig, Eagle3
 
@@ -73,7 +73,9 @@ def make_pack(c: DrafterConfig, documents: list[Document]) -> Pack:
         segments=tuple(segments),
         served_A=torch.randint(c.draft_vocab_size, (a0,), generator=generator),
         end_A=torch.cat(ends),
-        constrained_A=torch.zeros(a0, dtype=torch.bool),
+        unknown_A=torch.zeros(a0, dtype=torch.bool),
+        mask_A=torch.full((a0,), FREE),
+        words_MW=torch.zeros(0, 1, dtype=torch.int32),
         temperature_A=torch.ones(a0),
         last_AH=last_AH.bfloat16(),
         lse_A=torch.full((a0,), 8.0),
