@@ -37,7 +37,9 @@ JOIN_TIMEOUT = timedelta(minutes=30)
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """For one collective; ranks are never further apart than a step or an evaluation."""
 POLL_SECONDS = 0.1
-_STOP, _LEFT = "specop/stop", "specop/left"
+LEAVE_SECONDS = 5.0
+"""That the leader, who holds the store, stays for the others to see that it has left."""
+_STOP, _LEFT, _SEEN = "specop/stop", "specop/left", "specop/seen"
 
 
 class PeerLost(Preempted):
@@ -157,6 +159,8 @@ class Group:
                 if self._stopping.is_set():
                     raise Preempted
                 time.sleep(POLL_SECONDS)
+            if self._store is not None:
+                self._store.add(_SEEN, 1)
 
     def leave(self, code: int) -> None:
         """Say that this process ends, with which exit code, and take the group down."""
@@ -167,6 +171,9 @@ class Group:
                 self._store.set(_STOP, "")
             if self.leader:
                 self._store.set(_LEFT, "")
+                deadline = time.monotonic() + (0 if code else LEAVE_SECONDS)
+                while self._store.add(_SEEN, 0) < self.place.size - 1 and time.monotonic() < deadline:
+                    time.sleep(POLL_SECONDS)
         self._store = None
         dist.destroy_process_group()
 
