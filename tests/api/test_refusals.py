@@ -88,8 +88,16 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "output of captures": (ENDPOINT, {"spec.capture.storage.output": "s3://x"}, "set output in spec.storage"),
     # datasets
     "no sources": (DATASET, {"spec.sources": []}, "should have at least 1 items"),
-    "source of two kinds": (DATASET, {"spec.sources.0.objects": AN_OBJECT}, "set exactly one of: objects, requestLog"),
-    "source of no kind": (DATASET, {"spec.sources.0.requestLog": REMOVED}, "set exactly one of: objects, requestLog"),
+    "source of two kinds": (
+        DATASET,
+        {"spec.sources.0.objects": AN_OBJECT},
+        "set exactly one of: objects, requestLog, upload",
+    ),
+    "source of no kind": (
+        DATASET,
+        {"spec.sources.0.requestLog": REMOVED},
+        "set exactly one of: objects, requestLog, upload",
+    ),
     "source twice": (DATASET, {"spec.sources": TWICE}, "spec.sources[1]: Duplicate value"),
     "source name": (DATASET, {"spec.sources.0.name": "Prod Logs"}, "must be lower-case letters, digits and -"),
     "weight 0": (DATASET, {"spec.sources.0.weight": 0}, "should be greater than or equal to 1"),
@@ -120,6 +128,11 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         DATASET,
         {"spec.sources.0.excludePeriods": [{"since": "2026-01-02T00:00:00Z", "until": "2026-01-01T00:00:00Z"}]},
         "until must be after since",
+    ),
+    "uploaded files elsewhere": (
+        DATASET,
+        {"spec.sources": [{"name": "mine", "upload": {}, "storage": {"region": "eu-1"}}]},
+        "uploaded files lie in the dataset's own output",
     ),
     "surrogates without a key": (DATASET, {"spec.privacy": {"action": "Surrogate"}}, "surrogates need a key"),
     "surrogates of one entity without a key": (

@@ -22,6 +22,13 @@ def make(since: str | None = None, min_requests: int | None = None, **changes: A
     return retrain.next_generation(followed, loop, since=since, min_requests=min_requests)
 
 
+EVERYTHING: dict[str, Any] = {
+    "repeat": 1,
+    "filter": {"models": [], "statuses": [], "routes": [], "tenants": []},
+    "excludePeriods": [],
+}
+
+
 def test_the_recipe_is_repeated_over_newer_traffic() -> None:
     made = make()
     assert made.dataset == {
@@ -34,15 +41,28 @@ def test_the_recipe_is_repeated_over_newer_traffic() -> None:
                 {
                     "name": "logs",
                     "weight": 3,
-                    "repeat": 1,
                     "requestLog": {
                         "endpointRef": {"name": "agent"},
                         "since": "2026-01-01T01:00:00Z",
                         "minRequests": 100,
                     },
+                    **EVERYTHING,
                 },
-                {"name": "seeds", "weight": 1, "repeat": 1, "objects": {"uri": "s3://seeds/*.jsonl", "format": "Auto"}},
+                {
+                    "name": "seeds",
+                    "weight": 1,
+                    "objects": {"uri": "s3://seeds/*.jsonl", "format": "Auto"},
+                    **EVERYTHING,
+                },
             ],
+            "consent": {"noTrainFields": []},
+            "privacy": {"action": "Mask", "entities": [], "patterns": [], "allow": []},
+            "quality": {
+                "truncatedAnswers": "Keep",
+                "minAnswerCharacters": 1,
+                "nearDuplicates": {"action": "Report"},
+            },
+            "engine": {},
             "holdout": {"percent": 10, "maxConversations": 1000},
             "transform": {"maxLength": 8192, "maxBadPercent": 5},
             "suspend": False,
@@ -174,3 +194,12 @@ IMPORTED = drafter("other").model_copy(
 def test_what_cannot_be_repeated(changes: Callable[[], dict[str, Any]], message: str) -> None:
     with pytest.raises(CliError, match=message):
         make(**changes())
+
+
+def test_uploaded_files_are_read_where_they_lie() -> None:
+    log = {"name": "logs", "requestLog": {"endpointRef": {"name": "agent"}, "lastSeconds": 3600}}
+    last = dataset("agent-v1", sources=[log, {"name": "mine", "upload": {"format": "ShareGPT"}}])
+    body = retrain._dataset("agent-v2", last, None, None)
+    mine = body["spec"]["sources"][1]
+    assert mine["objects"] == {"uri": "s3://o/uploads/team-a/agent-v1/*", "format": "ShareGPT"}
+    assert "upload" not in mine

@@ -7,7 +7,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from specop.api.dataset import SpeculatorDataset
 from specop.api.jobs import Outcome
+from specop.cli.lineage import Question
+from specop.cli.storage import lineage_rows
+from specop.common.names import tenant_hash
 from specop.data.formats import Fate
 from specop.data.tokens import TargetText
 from tests.data.planted import PLANTED, TEXTS
@@ -174,3 +178,23 @@ def test_periods_filters_and_limits(world: World) -> None:
     lines = world.read(facts).report["sources"][0]["lines"]
     assert lines[Fate.EXCLUDED.name.lower()] == 12 + 3
     assert facts.counts.kept == 5
+
+
+def test_lineage_answers_by_object_tenant_and_time(world: World) -> None:
+    rows = [{**capture(number), "tenant": "acme" if number < 3 else "other"} for number in range(10)]
+    first, second = world.write("a.jsonl", rows[:6]), world.write("b.jsonl", rows[6:])
+    facts = world.make()
+    status = {"resolved": {"output": world.output}, "result": facts.to_json()}
+    spec = {"target": {"uri": f"file://{world.target}"}, "sources": [{"name": "log", "objects": {"uri": first}}]}
+    dataset = SpeculatorDataset.model_validate({"metadata": {"name": "d"}, "spec": spec, "status": status})
+
+    def conversations(**question: str) -> dict[str, int]:
+        found = lineage_rows(dataset, Question(**question), None)
+        return {item.object: item.conversations for item in found}
+
+    assert conversations() == {first: 6, second: 4}
+    assert conversations(object=second) == {second: 4}
+    assert conversations(tenant=tenant_hash("acme")) == {first: 3}
+    assert conversations(since="2026-01-01T00:05:00Z", until="2026-01-01T00:08:00Z") == {first: 1, second: 2}
+    table = pq.read_table(world.read(facts).path("lineage.parquet"))
+    assert "acme" not in str(table.to_pylist())

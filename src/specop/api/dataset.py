@@ -73,10 +73,25 @@ class RequestLogSource(Model):
     )
 
 
+class UploadSource(Model):
+    """Files that `specop upload` puts beside the dataset's output, with the user's own credentials."""
+
+    format: Literal["Auto", RowFormat] = Field(
+        default="Auto", description="Format of the rows; Auto looks at each file's first row that is JSON."
+    )
+
+
 class Source(Model):
     """One source of conversations."""
 
-    RULES: ClassVar[tuple[Cel, ...]] = (exactly_one("objects", "requestLog"),)
+    RULES: ClassVar[tuple[Cel, ...]] = (
+        exactly_one("objects", "requestLog", "upload"),
+        Cel(
+            "!has(self.upload) || !has(self.storage)",
+            "uploaded files lie in the dataset's own output: leave storage out",
+            ".storage",
+        ),
+    )
 
     name: Annotated[
         str,
@@ -94,6 +109,11 @@ class Source(Model):
     )
     objects: ObjectsSource | None = Field(default=None, description="Files in object storage.")
     request_log: RequestLogSource | None = Field(default=None, description="What an endpoint captured.")
+    upload: UploadSource | None = Field(
+        default=None,
+        description="What `specop upload FILE… dataset/NAME` put under OUTPUT/uploads/NAMESPACE/NAME/ before the Job "
+        "began; make the dataset with suspend: true, upload, set it to false.",
+    )
     filter: RowFilter = Field(default_factory=RowFilter, description="Which of its rows.")
     exclude_periods: Annotated[list[Period], Field(max_length=32)] = Field(
         default_factory=list, description="Rows of these times, and rows without a time, are left out."

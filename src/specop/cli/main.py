@@ -4,10 +4,13 @@ Exit codes: 0 done, 1 refused, 2 usage, 3 no cluster (`errors`). Output is for p
 """
 
 import argparse
+import importlib
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -20,16 +23,19 @@ from specop.api.drafter import Drafter
 from specop.api.endpoint import DraftedEndpoint
 from specop.api.preset import BUILT_IN, SpeculatorPreset
 from specop.api.training_job import SpeculatorTrainingJob
-from specop.cli import approval, estimate, loop, models, report, retrain
+from specop.cli import approval, estimate, lineage, loop, models, report, retrain
 from specop.cli.cluster import Cluster
 from specop.cli.errors import EXIT_OK, EXIT_USAGE, CliError
 from specop.cli.render import page
 from specop.common.clock import parse_time
 from specop.common.hashing import canonical_json, short
+from specop.common.names import tenant_hash
 
 _INTERRUPTED = 130
 _WATCH_SECONDS = 2.0
 _JOB_PREFIXES = ("job", "jobs", "speculatortrainingjob", "speculatortrainingjobs")
+_DATASET_PREFIXES = ("dataset", "datasets", "speculatordataset", "speculatordatasets")
+_DRAFTERS = ("drafter", "drafters")
 _ENDPOINT_PREFIXES = ("endpoint", "endpoints", "draftedendpoint", "draftedendpoints", "dep")
 
 
@@ -126,6 +132,50 @@ def _models(arguments: argparse.Namespace) -> None:
         _show([models.table()])
 
 
+def _lineage(arguments: argparse.Namespace) -> None:
+    narrowed = (arguments.object, arguments.tenant, arguments.since, arguments.until)
+    if (arguments.of is None) == (not any(narrowed)):
+        raise CliError(
+            "name an object, such as endpoint/NAME, or say which rows: --object, --tenant, --since", EXIT_USAGE
+        )
+    cluster = _cluster(arguments)
+    rows = partial(_storage().lineage_rows, endpoint_url=arguments.endpoint_url)
+    if arguments.of is not None:
+        answer = lineage.behind(_loop(cluster), arguments.of[0], arguments.of[1], rows)
+        laid_out = lineage.behind_tables(answer)
+    else:
+        tenant = tenant_hash(arguments.tenant) if arguments.tenant else None
+        question = lineage.Question(arguments.object, tenant, arguments.since, arguments.until)
+        answer = lineage.touched(_loop(cluster), question, rows)
+        laid_out = lineage.touched_tables(answer)
+    if arguments.output == "json":
+        _say(canonical_json(answer).decode())
+    else:
+        _show(laid_out)
+
+
+def _upload(arguments: argparse.Namespace) -> None:
+    cluster = _cluster(arguments)
+    spec, output = None, arguments.to
+    if output is None:
+        dataset = cluster.get(SpeculatorDataset, arguments.dataset)
+        spec, resolved = dataset.spec.storage, dataset.status.resolved
+        output = resolved.output if resolved else spec.output if spec else None
+    if output is None:
+        raise CliError("the dataset does not say where it is written: give --to, the operator's storage.output")
+    config = _storage().store_config(spec, arguments.endpoint_url)
+    for uri in _storage().upload(output, cluster.namespace, arguments.dataset, arguments.files, config):
+        _say(uri)
+
+
+def _storage() -> ModuleType:
+    """Import what needs a client of object storage; other commands do without."""
+    try:
+        return importlib.import_module("specop.cli.storage")
+    except ImportError as error:
+        raise CliError("this command reaches object storage: pip install 'specop[data]'") from error
+
+
 def _loop(cluster: Cluster) -> loop.Loop:
     return loop.Loop(
         namespace=cluster.namespace,
@@ -168,6 +218,24 @@ def _endpoint_name(text: str) -> str:
     if (slash and kind not in _ENDPOINT_PREFIXES) or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is not endpoint/NAME")
     return name
+
+
+def _dataset_name(text: str) -> str:
+    """`dataset/NAME`, or the name alone."""
+    kind, slash, name = text.rpartition("/")
+    if (slash and kind not in _DATASET_PREFIXES) or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not dataset/NAME")
+    return name
+
+
+def _any_name(text: str) -> tuple[str, str]:
+    """Kind and name of `endpoint/NAME`, `dataset/NAME`, `job/NAME`, `drafter/NAME`."""
+    kind, _, name = text.partition("/")
+    kinds = {"endpoint": _ENDPOINT_PREFIXES, "dataset": _DATASET_PREFIXES, "job": _JOB_PREFIXES, "drafter": _DRAFTERS}
+    found = next((known for known, names in kinds.items() if kind in names), None)
+    if found is None or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of dataset/NAME, job/NAME, drafter/NAME, endpoint/NAME")
+    return found, name
 
 
 def _job_name(text: str) -> str:
@@ -224,10 +292,32 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("-f", "--file", type=Path, help="a job that is not applied yet")
     cost.add_argument("-o", "--output", choices=["json"], help="for programs")
     cost.set_defaults(run=_estimate)
+    _data_commands(commands, where)
     proven = commands.add_parser("models", help="families of targets that are proven")
     proven.add_argument("-o", "--output", choices=["json"], help="for programs")
     proven.set_defaults(run=_models)
     return parser
+
+
+def _data_commands(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", where: argparse.ArgumentParser
+) -> None:
+    """Add what reads or writes storage with the user's own credentials."""
+    origin = commands.add_parser("lineage", parents=[where], help="whose data is in what, and what holds whose data")
+    origin.add_argument("of", type=_any_name, nargs="?", metavar="KIND/NAME", help="what this was made of")
+    origin.add_argument("--object", metavar="URI", help="what holds conversations of this object, or of this prefix")
+    origin.add_argument("--tenant", help="what holds conversations of this tenant")
+    origin.add_argument("--since", type=_time, help="what holds conversations from this time on")
+    origin.add_argument("--until", type=_time, help="… and before this one")
+    origin.add_argument("--endpoint-url", help="of the object store, as this machine reaches it")
+    origin.add_argument("-o", "--output", choices=["json"], help="for programs")
+    origin.set_defaults(run=_lineage)
+    files = commands.add_parser("upload", parents=[where], help="put files where a dataset's upload source reads them")
+    files.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    files.add_argument("dataset", type=_dataset_name, metavar="dataset/NAME")
+    files.add_argument("--to", metavar="URI", help="where the dataset is written; default: as the dataset says")
+    files.add_argument("--endpoint-url", help="of the object store, as this machine reaches it")
+    files.set_defaults(run=_upload)
 
 
 if __name__ == "__main__":

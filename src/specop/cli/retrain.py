@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from specop.api import reasons
 from specop.api.base import Ref, Time
-from specop.api.dataset import Source, SpeculatorDataset
+from specop.api.dataset import ObjectsSource, Source, SpeculatorDataset
 from specop.api.drafter import Drafter
 from specop.api.endpoint import DraftedEndpoint
 from specop.api.shared import Json
 from specop.api.training_job import SpeculatorTrainingJob, WarmStart
 from specop.cli.errors import CliError
 from specop.cli.loop import Loop, condition
-from specop.common.names import API_VERSION
+from specop.common.names import API_VERSION, upload_prefix
 from specop.domain.lineage import follow, offers
 
 _GENERATION = re.compile(r"^(?P<root>.+)-v(?P<number>[0-9]+)$")
@@ -98,6 +98,10 @@ def _dataset(name: str, last: SpeculatorDataset, since: Time | None, min_request
 
     def moved(source: Source) -> Source:
         log = source.request_log
+        if source.upload is not None and last.status.resolved is not None:  # the files lie under the last one's name
+            folder = upload_prefix(last.status.resolved.output, last.metadata.namespace, last.metadata.name)
+            objects = ObjectsSource(uri=f"{folder}/*", format=source.upload.format)
+            return source.model_copy(update={"upload": None, "objects": objects})
         if log is None:
             return source
         start = since or windows.get(source.name) or log.until

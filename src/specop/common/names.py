@@ -42,3 +42,13 @@ def child_name(*parts: str) -> str:
 def owner_labels(kind: str, name: str, role: str) -> dict[str, str]:
     """Labels of every child; labels of the owner itself are never copied."""
     return {LABEL_MANAGED_BY: MANAGED_BY, LABEL_KIND: kind.lower(), LABEL_NAME: name, LABEL_ROLE: role}
+
+
+def tenant_hash(tenant: str) -> str:
+    """Name a tenant in lineage without writing the name down; nothing for no tenant."""
+    return sha256_hex(f"specop.tenant\n{tenant}".encode())[:32] if tenant else ""
+
+
+def upload_prefix(output: str, namespace: str, dataset: str) -> str:
+    """Folder where the files of a dataset's `upload` source lie."""
+    return f"{output.rstrip('/')}/uploads/{namespace}/{dataset}"

@@ -110,7 +110,7 @@ def _lineage(place: Place, places: pa.RecordBatch) -> pa.RecordBatch:
     same = {"source": place.name, "object": place.uri, "etag": place.etag}
     columns = {
         **{name: pa.repeat(value, len(places)) for name, value in same.items()},
-        **{name: places[name] for name in ("key", "offset", "time")},
+        **{name: places[name] for name in ("key", "offset", "time", "tenant")},
         "split": pc.if_else(places["held"], "holdout", "train"),
     }
     return pa.RecordBatch.from_arrays([columns[name] for name in LINEAGE.names], schema=LINEAGE)

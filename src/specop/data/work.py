@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from specop.common.clock import format_time
+from specop.common.names import tenant_hash
 from specop.data import alike
 from specop.data.chunks import Chunk
 from specop.data.formats import Exchange, Fate, Unusable, to_microseconds
@@ -49,7 +50,15 @@ SURVEYED = pa.schema(
 """What the first pass keeps of a line: 127 bytes."""
 MADE = pa.schema([*ROWS, ("hash", pa.binary(16)), ("held", pa.bool_())])
 """A row of tokens, what it teaches, and whether it is held out."""
-PLACES = pa.schema([("key", pa.string()), ("offset", pa.int64()), ("time", pa.string()), ("held", pa.bool_())])
+PLACES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("offset", pa.int64()),
+        ("time", pa.string()),
+        ("tenant", pa.string()),
+        ("held", pa.bool_()),
+    ]
+)
 """Where each exchange that became rows was found in the chunk's object."""
 _FILTERED = "left out by transform.sql"
 _UNSIGNED: list[Any] = [None] * len(alike.COLUMNS)
@@ -207,7 +216,7 @@ class _Making:
         self._ids, self._ends = array("i"), array("i", [0])
         self._spans, self._span_ends = array("i"), array("i", [0])
         self._others: list[tuple[str, str, str, bool, str | None, float, bool, bool, bytes, bool]] = []
-        self._places: list[tuple[str, int, str, bool]] = []
+        self._places: list[tuple[str, int, str, str, bool]] = []
         self._made = Made(MADE.empty_table(), PLACES.empty_table())
 
     def add(self, index: int, key: bytes, exchange: Exchange, rows: list[Tokens]) -> None:
@@ -236,7 +245,7 @@ class _Making:
                 name = _row_key(key, turn, copy)
                 self._others.append((name, self._chunk.place.name, time, *constraint, novel, taught, held))
         if some:
-            self._places.append((key.hex(), self._chunk.offsets[index], time, held))
+            self._places.append((key.hex(), self._chunk.offsets[index], time, tenant_hash(exchange.tenant), held))
             if held and exchange.request["messages"]:  # a text or tokens are no request
                 made.requests.append((key.hex(), json.dumps(exchange.request, ensure_ascii=False)))
         else:

@@ -36,6 +36,7 @@ LINEAGE = pa.schema(
         ("etag", pa.string()),
         ("offset", pa.int64()),  # of its line's first byte in the uncompressed object
         ("time", pa.string()),
+        ("tenant", pa.string()),  # of `common.names.tenant_hash`, or empty: whose request, without the name
         ("split", pa.string()),  # train or holdout
     ]
 )

@@ -7,7 +7,7 @@ owner's generation on it: an ended Job of an older generation is spent.
 from dataclasses import dataclass, field
 
 from specop.api.base import Resource
-from specop.api.dataset import SpeculatorDataset
+from specop.api.dataset import ObjectsSource, Source, SpeculatorDataset
 from specop.api.drafter import Drafter
 from specop.api.endpoint import DraftedEndpoint
 from specop.api.jobs import (
@@ -24,7 +24,7 @@ from specop.api.shared import Json, PodTemplate, SecretRef, Weights
 from specop.api.training_job import Parallelism, SpeculatorTrainingJob
 from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
 from specop.common.hashing import digest, short
-from specop.common.names import ANNOTATION_GENERATION, ANNOTATION_INPUTS, LABEL_JOB, child_name
+from specop.common.names import ANNOTATION_GENERATION, ANNOTATION_INPUTS, LABEL_JOB, child_name, upload_prefix
 from specop.manifests import common
 from specop.manifests.runtime import Runtime, Runtimes
 from specop.manifests.storage import ResolvedStorage, ca_volumes, resolve_storage
@@ -73,7 +73,7 @@ def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
                 weight=source.weight,
                 max_conversations=source.max_conversations,
                 repeat=source.repeat,
-                objects=source.objects,
+                objects=source.objects or _uploaded(obj, source, resolved.output),
                 window=windows.get(source.name),
                 min_requests=log.min_requests if log else 1,
                 filter=source.filter,
@@ -101,6 +101,13 @@ def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
         privacy_key=obj.spec.privacy.key_secret_ref,
     )
     return _job(obj, shape, config, storages, runtimes.job_ttl_seconds)
+
+
+def _uploaded(obj: SpeculatorDataset, source: Source, output: str) -> ObjectsSource | None:
+    if source.upload is None:
+        return None
+    folder = upload_prefix(output, obj.metadata.namespace, obj.metadata.name)
+    return ObjectsSource(uri=f"{folder}/*", format=source.upload.format)
 
 
 def training_job(obj: SpeculatorTrainingJob, runtimes: Runtimes, preset_template: PodTemplate | None) -> Json:
