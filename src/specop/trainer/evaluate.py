@@ -25,11 +25,10 @@ import torch
 from torch import Tensor
 
 from specop.trainer.batches import Pack, Row
+from specop.trainer.losses import BLOCK_ELEMENTS, GPU_BLOCK_ELEMENTS
 from specop.trainer.model import Eagle3
 from specop.trainer.vocabulary import draft_ids
 
-BLOCK_ELEMENTS = 1 << 22
-"""Steps x anchors x draft vocabulary of one block."""
 Variant = Literal["Greedy", "OneHot", "Probabilistic"]
 VARIANTS: tuple[Variant, ...] = ("Greedy", "OneHot", "Probabilistic")
 
@@ -130,7 +129,8 @@ def _compare(
     draft_KA = torch.empty(steps, anchors, dtype=torch.long, device=hidden_KAH.device)
     peak_KA, ratio_KA, alpha_KA = (draft_KA.new_zeros(steps, anchors, dtype=torch.float32) for _ in range(3))
     mass_A = peak_KA.new_zeros(anchors)
-    size = max(1, BLOCK_ELEMENTS // (steps * model.config.draft_vocab_size))
+    elements = GPU_BLOCK_ELEMENTS if hidden_KAH.is_cuda else BLOCK_ELEMENTS
+    size = max(1, elements // (steps * model.config.draft_vocab_size))
     for a0 in range(0, anchors, size):
         a1 = min(a0 + size, anchors)
         row_R = torch.arange(a0, a1 + steps - 1, device=hidden_KAH.device).clamp_(max=anchors - 1)
