@@ -58,7 +58,7 @@ def test_what_is_cut_by_fsdp2_gets_the_gradients_of_what_is_whole() -> None:
         with replicas.whole():
             hidden_AH = next(iter(model.unroll(pack, 1)))
         gradients = copies({name: p.grad for name, p in model.named_parameters()}, keep=True)  # type: ignore[misc]
-        found.append((losses[-1].cpu(), hidden_AH.cpu(), gradients, copies(model.state_dict(), keep=True)))
+        found.append((losses[-1].cpu(), hidden_AH.detach().cpu(), gradients, copies(model.state_dict(), keep=True)))
     (loss, hidden, gradients, after), (their_loss, their_hidden, their_gradients, theirs) = found
     assert apart(their_loss, loss) < 1e-3
     assert apart(their_hidden, hidden) < 1e-2

@@ -96,7 +96,7 @@ class Shards:
         A pass without a pack does it, whose gradients are zero, so that it is the same for ranks with and without one.
         """
         self._between(packs=False)
-        loss, _ = self._objective()
+        loss, _ = self._objective(None, None)  # not without arguments: on CUDA, FSDP2 of torch before 2.13 moves them
         loss.backward()
 
     @contextmanager
