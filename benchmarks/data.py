@@ -7,8 +7,8 @@ tokenising alone. (d) a million rows, ours only. With `--gigabytes 10`, so much 
 (root).
 It is not: a figure of a cluster, nor of storage: everything lies on this machine's disk.
 
-A ratio holds for runs that took turns on one machine. Ours and the tokenizer start from running processes, the peer
-from loaded rows; what starting and loading took stands beside.
+A ratio holds for runs that took turns on one machine; that of CPU seconds also where others used it. Ours and the
+tokenizer start from running processes, the peer from loaded rows; what starting and loading took stands beside.
 """
 
 import argparse
@@ -94,12 +94,16 @@ class Bench:
                 raise SystemExit(f"ours and the peer's {name} differ: {one} and {other}")
         speeds = {name: [count / run["seconds"] for run in of] for name, of in runs.items()}
         middle = {name: statistics.median(of) for name, of in speeds.items()}
+        measured = ("ours", "peer", "tokenizer")
+        cpu = {name: statistics.median(run["cpu_seconds"] for run in runs[name]) for name in measured}
         found = {
             "rows": count,
             "rows_per_second": {name: round(value) for name, value in middle.items()},
             "all_runs": {name: [round(value) for value in of] for name, of in speeds.items()},
             "ratio_hf": round(middle["ours"] / middle["peer"], 3),
             "tokenizer_fraction": round(middle["ours"] / middle["tokenizer"], 3),
+            "cpu_ratio_hf": round(cpu["peer"] / cpu["ours"], 3),
+            "cpu_tokenizer_fraction": round(cpu["tokenizer"] / cpu["ours"], 3),
             "ratio_full": round(middle["job"] / middle["peer"], 3),
             "job": runs["job"][-1],
             "start_seconds": runs["ours"][-1]["start_seconds"],

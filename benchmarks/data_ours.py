@@ -46,20 +46,28 @@ def tokens(path: Path, target: Path, count: int, folder: Path) -> Json:
             pass
         first = next(read_chunks(objects, lambda _: None, size, lambda _: Verdict(Fate.TRAIN, clean=True)))
         list(workers.map("build", [first] * count))  # each worker has loaded the tokenizer
-        started = time.perf_counter()
+        started, before = time.perf_counter(), _cpu_seconds()
         with Output(folder / "made", survey) as output:
             chunks = read_chunks(objects, lambda _: None, size, lambda _: Verdict(Fate.TRAIN, clean=True))
             for made in workers.map("build", chunks):
                 output.write(first.place, made)
-        done = time.perf_counter()
+        done, used = time.perf_counter(), _cpu_seconds() - before
     built = output.built
     return {
         "start_seconds": round(started - began, 3),
         "seconds": round(done - started, 3),
+        "cpu_seconds": round(used, 3),
         "rows": built.rows,
         "tokens": built.tokens,
         "supervised": built.supervised.total(),
     }
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of the workers that it has now."""
+    me = psutil.Process()
+    times = (process.cpu_times() for process in (me, *me.children(recursive=True)))
+    return sum(of.user + of.system for of in times)
 
 
 def job(path: Path, target: Path, more: Json, folder: Path) -> Json:
@@ -80,8 +88,9 @@ def job(path: Path, target: Path, more: Json, folder: Path) -> Json:
     with _peak() as memory:
         facts = make_dataset(config, timed)
         timed.change("")
+    seconds = time.perf_counter() - began
     return {
-        "seconds": round(time.perf_counter() - began, 3),
+        "seconds": round(seconds, 3),
         "rows": facts.rows + facts.holdout_rows,
         "tokens": facts.tokens,
         "stages": {name: round(seconds, 3) for name, seconds in stages.items()},

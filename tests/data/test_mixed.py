@@ -16,7 +16,7 @@ import pytest
 
 from demo.traffic import CODE_WHEEL, QUESTIONS_WHEEL
 from local import python
-from specop.api.privacy import Privacy
+from specop.api.privacy import KEY_ENV, Privacy
 from specop.data.formats import Exchange
 from specop.data.privacy import Scrubber
 from tests.data.planted import PLANTED
@@ -160,7 +160,8 @@ def test_every_secret_is_counted_where_nothing_is_outweighed(world: World) -> No
 @pytest.mark.parametrize("engine", [{}, {"ray": {"address": "local", "workers": 2}}], ids=["processes", "Ray"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_and_whoever_works_on_it(world: World, monkeypatch: pytest.MonkeyPatch, engine: Json) -> None:
-    sources = mix(world)
-    expected = world.make(sources)
+    sources, privacy = mix(world), {"action": "Surrogate", "keySecretRef": {"name": "key"}}
+    monkeypatch.setenv(KEY_ENV, "a key of sixteen bytes or more")
+    expected = world.make(sources, privacy=privacy)
     monkeypatch.setattr("specop.data.main._SMALL", 0)
-    assert world.make(sources, engine=engine) == expected
+    assert world.make(sources, privacy=privacy, engine=engine) == expected

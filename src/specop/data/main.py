@@ -5,6 +5,7 @@ log, the progress and every message say how many and where, never what a row hol
 """
 
 import json
+import os
 import shutil
 import time
 from collections import Counter, deque
@@ -16,6 +17,7 @@ from typing import Any
 from specop.api import reasons
 from specop.api.dataset import DatasetFacts, DatasetProgress
 from specop.api.jobs import DatasetConfig
+from specop.api.privacy import KEY_ENV
 from specop.common.errors import UserError
 from specop.data import memory
 from specop.data.build import Built, Output, rows_digest
@@ -96,6 +98,7 @@ def _setup(config: DatasetConfig, target: Path) -> Setup:
         Policy(config.privacy, config.consent, config.quality),
         tuple(selection(source) for source in config.sources),
         config.transform.sql,
+        {name: os.environ[name] for name in (KEY_ENV,) if name in os.environ},
     )
 
 

@@ -9,10 +9,9 @@ who worked on them. What is wrong with a line is said by its place and a reason 
 
 import hashlib
 import json
-import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,6 +114,8 @@ class Setup:
     selections: tuple[Selection, ...] = ()
     """Of each source; none: of all the same, everything."""
     sql: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What privacy needs of the Job's environment, its key, wherever the worker runs."""
 
 
 class Worker:
@@ -123,7 +124,7 @@ class Worker:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._target = TargetText(setup.target)
-        self._intake = Intake(setup.policy, os.environ)
+        self._intake = Intake(setup.policy, setup.environment)
         self._query = Query(setup.sql) if setup.sql else None
 
     def survey(self, chunk: Chunk) -> Surveyed:
