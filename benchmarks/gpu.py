@@ -2,28 +2,38 @@
 
 It is: forward, loss, backward, clipping and AdamW of our trainer on a drafter of Llama-3.1-8B's shape, random weights
 and states, packs of two documents of 2048 tokens, bfloat16 products, float32 masters. Some minutes; no download.
-It is not: a run: packs lie on the GPU already; how long reading one takes is said apart.
+Fixed packs lie on the GPU already, and how long reading one takes is said apart; the varied ones come as in a run, each
+of other lengths, from disk by way of the feed.
+It is not: a run: no teacher, no evaluation, no checkpoints.
+
+Steps are timed one by one, after as many as it takes until two agree; the median counts, the slowest is said, and so
+are compilations and collections of garbage in the meantime, which are what makes one slow.
 
 MFU: executed operations (`specop.common.flops`) by time by 989 TFLOP/s, what an H100 or H200 does dense in bfloat16.
 """
 
+import gc
 import json
+import math
 import os
 import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.workload import LLAMA_8B, Tensors, Workload, blocks, draw_rows
+from benchmarks.workload import LLAMA_8B, MEDIAN_TOKENS, Tensors, Workload, blocks, draw_rows
 from specop.trainer import fusion
 from specop.trainer.batches import Pack
+from specop.trainer.feed import feed
 from specop.trainer.losses import Labels, head_loss, step_weights
 from specop.trainer.meter import flops_per_token
 from specop.trainer.model import Eagle3
@@ -33,7 +43,13 @@ from specop.trainer.vocabulary import draft_ids
 Json = dict[str, Any]
 PEAK = 989e12
 LENGTH, DOCUMENTS = 2048, 2
-WARM, TIMED = 3, 6
+TIMED = 8
+WARM_AT_MOST, AGREEING = 20, 0.03
+"""Steps before the timed ones, and how far the last two of them may differ."""
+VARIED, VARIED_WARM = 16, 4
+"""Packs of different lengths, and those of them that are not timed."""
+VARIED_FRACTION = 0.27
+"""Supervised share of the varied packs: the demo's."""
 CASES = ((7, 1.0), (3, 1.0), (7, 0.3), (3, 0.3))
 """Draft steps, and the share of tokens that is supervised."""
 PARTS = ("unroll", "loss", "backward", "clip", "optimiser")
@@ -42,16 +58,29 @@ PARTS = ("unroll", "loss", "backward", "clip", "optimiser")
 class Bench:
     """One workload on the GPU."""
 
-    def __init__(self, folder: Path, fraction: float) -> None:
-        rows = draw_rows(DOCUMENTS, fraction, LENGTH, LLAMA_8B.vocab_size, median=100 * LENGTH)  # all are cut to LENGTH
-        self.workload = Workload(LLAMA_8B, CASES[0][0], DOCUMENTS * LENGTH, "BFloat16", 1, rows, seed=1)
-        self.tensors = Tensors(self.workload, "cuda")
-        self.states = blocks(folder, self.workload, self.tensors)
-        self.pack, self.reading_seconds = self._read()
+    def __init__(self, folder: Path, workload: Workload) -> None:
+        """`folder` is read whenever a pack is."""
+        self.workload = workload
+        self.tensors = Tensors(workload, "cuda")
+        self.states = blocks(folder, workload, self.tensors)
         self.ids_V = draft_ids(self.tensors.vocabulary_D.cpu(), LLAMA_8B.vocab_size).cuda()
         self.head_DH = self.tensors.head_DH.bfloat16()
 
-    def _read(self) -> tuple[Pack, float]:
+    @classmethod
+    def fixed(cls, folder: Path, fraction: float) -> "Bench":
+        """Whole documents, always the same pack."""
+        rows = draw_rows(DOCUMENTS, fraction, LENGTH, LLAMA_8B.vocab_size, median=100 * LENGTH)  # all are cut to LENGTH
+        return cls(folder, Workload(LLAMA_8B, CASES[0][0], DOCUMENTS * LENGTH, "BFloat16", 1, rows, seed=1))
+
+    @classmethod
+    def varied(cls, folder: Path) -> "Bench":
+        """Packs as a run has them: documents, anchors and lengths differ in each."""
+        count = math.ceil(1.2 * VARIED * DOCUMENTS * LENGTH / MEDIAN_TOKENS)
+        rows = draw_rows(count, VARIED_FRACTION, LENGTH, LLAMA_8B.vocab_size)
+        return cls(folder, Workload(LLAMA_8B, CASES[0][0], DOCUMENTS * LENGTH, "BFloat16", VARIED, rows, seed=1))
+
+    def read(self) -> tuple[Pack, float]:
+        """Read the fixed pack some times; the least seconds it took."""
         found = []
         for _ in range(3):
             began = time.perf_counter()
@@ -60,14 +89,26 @@ class Bench:
             found.append(time.perf_counter() - began)
         return pack, min(found)
 
-    def step(self, model: Eagle3, optimiser: torch.optim.Optimizer, steps: int) -> list[torch.cuda.Event]:
-        """One optimiser step; events around its parts."""
-        pack, recipe = self.pack, self.workload.recipe
+    def drafter(self) -> tuple[Eagle3, torch.optim.Optimizer]:
+        """Return a new drafter and its optimiser."""
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        model = Eagle3(LLAMA_8B, self.tensors.embedding_VH)
+        model.initialise(self.tensors.head_DH, seed=0)
+        model.cuda()
+        return model, adamw(model, self.workload.recipe)
+
+    def step(
+        self, model: Eagle3, optimiser: torch.optim.Optimizer, steps: int, pack: Pack, members: Sequence[int]
+    ) -> list[torch.cuda.Event]:
+        """One optimiser step on a pack of these rows; events around its parts."""
+        recipe = self.workload.recipe
         events = [_mark()]
         with torch.autocast("cuda", torch.bfloat16):
             hidden_KAH = torch.stack(list(model.unroll(pack, steps)))
         events.append(_mark())
-        counts = [sum(column) for column in zip(*(row.labels(steps) for row in self.workload.rows), strict=True)]
+        labelled = (self.workload.rows[member].labels(steps) for member in members)
+        counts = [sum(column) for column in zip(*labelled, strict=True)]
         labels = Labels(
             pack.last_AH, pack.lse_A, self.ids_V[pack.argmax_A.long()], self.ids_V[pack.served_A], pack.end_A
         )
@@ -90,27 +131,58 @@ class Bench:
         return events
 
     def measure(self, steps: int) -> Json:
-        """Time some steps; the first ones compile."""
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        model = Eagle3(LLAMA_8B, self.tensors.embedding_VH)
-        model.initialise(self.tensors.head_DH, seed=0)
-        model.cuda()
-        optimiser = adamw(model, self.workload.recipe)
-        began = time.perf_counter()
-        for _ in range(WARM):
-            self.step(model, optimiser, steps)
-        torch.cuda.synchronize()
-        warm, began = time.perf_counter() - began, time.perf_counter()
-        timed = [self.step(model, optimiser, steps) for _ in range(TIMED)]
-        torch.cuda.synchronize()
-        seconds = (time.perf_counter() - began) / TIMED
+        """Time steps on the fixed pack."""
+        (model, optimiser), members = self.drafter(), range(DOCUMENTS)
+        pack, reading_seconds = self.read()
+        warm: list[float] = []
+        while len(warm) < WARM_AT_MOST and not (len(warm) > 1 and abs(warm[-1] / warm[-2] - 1) < AGREEING):
+            began = time.perf_counter()
+            self.step(model, optimiser, steps, pack, members)
+            torch.cuda.synchronize()
+            warm.append(time.perf_counter() - began)
+        with disturbances() as disturbed:
+            timed = [self.step(model, optimiser, steps, pack, members) for _ in range(TIMED)]
+            timed.append([_mark()])
+            torch.cuda.synchronize()
+        taken = [first[0].elapsed_time(second[0]) for first, second in pairwise(timed)]
         split = {
-            part: round(statistics.median(events[i].elapsed_time(events[i + 1]) for events in timed), 2)
+            part: round(statistics.median(events[i].elapsed_time(events[i + 1]) for events in timed[:-1]), 2)
             for i, part in enumerate(PARTS)
         }
-        tokens = len(self.pack.next_N)
-        executed = flops_per_token(LLAMA_8B, self.workload.rows, steps)
+        return {
+            **self._figures(steps, members, statistics.median(taken) / 1000),
+            "slowest_step_ms": round(max(taken), 2),
+            "milliseconds": split,
+            "while_timed": disturbed,
+            "warm_steps_ms": [round(1000 * seconds) for seconds in warm],
+            "reading_a_pack_ms": round(1000 * reading_seconds, 1),
+        }
+
+    def run(self, steps: int) -> Json:
+        """Train on the varied packs as they come from the feed; whether another length compiles anything."""
+        (model, optimiser), packs = self.drafter(), self.workload.packs
+        with closing(feed(self.states, packs, torch.device("cuda"))) as ready:
+            for members in packs[:VARIED_WARM]:
+                self.step(model, optimiser, steps, next(ready), members)
+            torch.cuda.synchronize()
+            began, timed = time.perf_counter(), packs[VARIED_WARM:]
+            with disturbances() as disturbed:
+                for members in timed:
+                    self.step(model, optimiser, steps, next(ready), members)
+                torch.cuda.synchronize()
+            seconds = (time.perf_counter() - began) / len(timed)
+        lengths = [sum(self.workload.rows[member].length for member in members) for members in timed]
+        return {
+            **self._figures(steps, [member for members in timed for member in members], seconds, len(timed)),
+            "tokens_of_packs": [min(lengths), max(lengths)],
+            "while_timed": disturbed,
+        }
+
+    def _figures(self, steps: int, members: Sequence[int], seconds: float, packs: int = 1) -> Json:
+        """Speed of a step of so many seconds, the mean over packs of all these rows."""
+        rows = [self.workload.rows[member] for member in members]
+        tokens = sum(row.length for row in rows) / packs
+        executed = flops_per_token(LLAMA_8B, rows, steps)
         return {
             "draft_steps": steps,
             "supervised_fraction": round(self.workload.fraction, 3),
@@ -119,22 +191,37 @@ class Bench:
             "gflop_per_token": round(executed / 1e9, 3),
             "step_ms": round(1000 * seconds, 2),
             "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-            "milliseconds": split,
-            "warm_seconds": round(warm, 1),
-            "reading_a_pack_ms": round(1000 * self.reading_seconds, 1),
         }
 
     def kernels(self, steps: int) -> str:
         """Return a table of the kernels of one step, those that take longest first."""
-        model = Eagle3(LLAMA_8B, self.tensors.embedding_VH)
-        model.initialise(self.tensors.head_DH, seed=0)
-        model.cuda()
-        optimiser = adamw(model, self.workload.recipe)
-        self.step(model, optimiser, steps)
+        (model, optimiser), pack, members = self.drafter(), self.read()[0], range(DOCUMENTS)
+        self.step(model, optimiser, steps, pack, members)
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-            self.step(model, optimiser, steps)
+            self.step(model, optimiser, steps, pack, members)
             torch.cuda.synchronize()
         return profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=40, max_name_column_width=70)
+
+
+@contextmanager
+def disturbances() -> Iterator[Json]:
+    """Graphs that are compiled inside the block, and the milliseconds of its longest collection of garbage."""
+    found: Json = {"graphs_compiled": 0, "longest_collection_ms": 0.0}
+    compiled, began = counters["stats"]["unique_graphs"], 0.0
+
+    def watch(phase: str, _: dict[str, int]) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        if phase == "stop":
+            found["longest_collection_ms"] = max(found["longest_collection_ms"], round(1000 * (now - began), 1))
+        began = now
+
+    gc.callbacks.append(watch)
+    try:
+        yield found
+    finally:
+        gc.callbacks.remove(watch)
+        found["graphs_compiled"] = counters["stats"]["unique_graphs"] - compiled
 
 
 def _mark() -> torch.cuda.Event:
@@ -178,14 +265,18 @@ def main() -> int:
     attempt("tflops_of_4096", report, lambda: round(peak_of_4096() / 1e12))
     for fraction in sorted({fraction for _, fraction in CASES}, reverse=True):
         with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(Path(folder), fraction)
-        for steps in (steps for steps, share in CASES if share == fraction):
-            attempt(f"K{steps}, {fraction:.0%} supervised", report, lambda k=steps, b=bench: b.measure(k))
-        if fraction == CASES[0][1]:
-            attempt("kernels", report, lambda b=bench: b.kernels(CASES[0][0]))
-            with fusion.without():
-                attempt(f"K{CASES[0][0]}, not fused", report, lambda b=bench: b.measure(CASES[0][0]))
-        del bench
+            bench = Bench.fixed(Path(folder), fraction)
+            for steps in (steps for steps, share in CASES if share == fraction):
+                attempt(f"K{steps}, {fraction:.0%} supervised", report, lambda k=steps, b=bench: b.measure(k))
+            if fraction == CASES[0][1]:
+                attempt("kernels", report, lambda b=bench: b.kernels(CASES[0][0]))
+                with fusion.without():
+                    attempt(f"K{CASES[0][0]}, not fused", report, lambda b=bench: b.measure(CASES[0][0]))
+            del bench
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench.varied(Path(folder))
+        for steps in sorted({steps for steps, _ in CASES}, reverse=True):
+            attempt(f"K{steps}, as a run", report, lambda k=steps: bench.run(k))
     if out := os.environ.get("OUT"):
         (Path(out) / "gpu.json").write_text(json.dumps(report, indent=1))
         if isinstance(report["kernels"], str):
