@@ -37,7 +37,7 @@ from specop.trainer.feed import feed
 from specop.trainer.losses import Labels, head_loss, step_weights
 from specop.trainer.meter import flops_per_token
 from specop.trainer.model import Eagle3
-from specop.trainer.optim import adamw
+from specop.trainer.optim import optimiser
 from specop.trainer.vocabulary import draft_ids
 
 Json = dict[str, Any]
@@ -96,7 +96,7 @@ class Bench:
         model = Eagle3(LLAMA_8B, self.tensors.embedding_VH)
         model.initialise(self.tensors.head_DH, seed=0)
         model.cuda()
-        return model, adamw(model, self.workload.recipe)
+        return model, optimiser(model, self.workload.recipe)
 
     def step(
         self, model: Eagle3, optimiser: torch.optim.Optimizer, steps: int, pack: Pack, members: Sequence[int]
