@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks import peer
-from benchmarks.quality_corpus import Corpus, corpora
+from benchmarks.quality_corpus import corpora
 from specop.api.jobs import CONFIG_ENV, Outcome, TrainingConfig
 from specop.api.preset import DEFAULTS
 from specop.api.training_job import Hyperparameters
@@ -41,6 +41,7 @@ from specop.storage.local import LocalStore
 from specop.trainer.batches import Plan, Row, read_rows
 from specop.trainer.config import Recipe, recipe
 from specop.trainer.export import read_drafter, write_drafter
+from specop.trainer.judgement import serving_temperature, variant_of
 from specop.trainer.loop import Course, judge
 from specop.trainer.model import Eagle3
 from specop.trainer.states import Sizes, States
@@ -153,9 +154,10 @@ SIZES = {
 class Judge:
     """Our evaluator over requests that no run has seen, one request at a time."""
 
-    def __init__(self, corpus: Corpus, folder: Path) -> None:
-        self._target, self._folder = corpus.target, folder
-        self.rows = read_rows([corpus.test], 8192, self.teacher.config.vocab_size)
+    def __init__(self, target: Path, file: Path, folder: Path) -> None:
+        self._target, self._folder = target, folder
+        rows = read_rows([file], 8192, self.teacher.config.vocab_size)
+        self.rows = self.teacher.grammars.known(rows)  # judged against what the grammar allowed, as an engine verifies
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -166,7 +168,7 @@ class Judge:
     def states(self) -> States:
         """Its states on those requests."""
         sizes = Sizes(self.teacher.config.hidden_size, len(self.teacher.layers))
-        states = States(self._folder / "test-states", self.rows, self.teacher, sizes)
+        states = States(self._folder / "states", self.rows, self.teacher, sizes, self.teacher.grammars.masks)
         states.fit(sys.maxsize)
         states.make(states.missing(), lambda _: None)
         return states
@@ -185,6 +187,7 @@ class Judge:
                 vocabulary_D=vocabulary_D,
                 teacher=lambda last_CH: self.teacher.logits(last_CH, head_DH),
                 device=torch.device("cpu"),
+                variant=variant_of(serving_temperature(self.rows), knobs.draft_sample_method),
             )
             judged = judge(model, course, threading.Event())
             found.append((judged.anchors, round((judged.acceptance_length - 1) * judged.anchors, 6)))
@@ -216,7 +219,8 @@ class Bench:
     def judge(self, corpus: str) -> Judge:
         """Return the judge of a corpus."""
         if corpus not in self._judges:
-            self._judges[corpus] = Judge(self.corpora[corpus], self.folder / "corpora" / corpus)
+            of = self.corpora[corpus]
+            self._judges[corpus] = Judge(of.target, of.test, of.folder / "judged")
         return self._judges[corpus]
 
     def knobs(self, arm: Arm, rate: str, seed: int, steps: int) -> Hyperparameters:
@@ -380,11 +384,8 @@ class Bench:
     def _validation(self, corpus: str) -> Judge:
         name = f"{corpus}/validation"
         if name not in self._judges:
-            judge = Judge(self.corpora[corpus], self.folder / "corpora" / corpus / "validation")
-            judge.rows = read_rows(
-                [self.corpora[corpus].folder / "holdout-00000.parquet"], 8192, judge.teacher.config.vocab_size
-            )
-            self._judges[name] = judge
+            of = self.corpora[corpus]
+            self._judges[name] = Judge(of.target, of.folder / "holdout-00000.parquet", of.folder / "chosen-by")
         return self._judges[name]
 
     def served(self, name: str) -> float:
