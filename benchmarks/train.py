@@ -35,14 +35,15 @@ Row = tuple[str, float]
 
 DEMO = 0.27
 """Share that is supervised in the demo's dataset: an agent's requests are long, its answers short."""
-QUICK: Sequence[Row] = [("BFloat16", DEMO), ("BFloat16", 1.0), ("BFloat16", 0.5), ("Float32", DEMO)]
+QUICK: Sequence[Row] = [("Float32", DEMO), ("Float32", 1.0), ("BFloat16", DEMO)]
 FULL: Sequence[Row] = [(dtype, fraction) for dtype in ("BFloat16", "Float32") for fraction in (DEMO, 1.0, 0.5)]
 STEPS = 3
 """Draft steps."""
 PACK_TOKENS, MAX_LENGTH = 2048, 1024
 """The demo's."""
 WARM = 1
-RUNS = 3
+RUNS, OPTIMISER_STEPS = 3, 8
+QUICK_RUNS, QUICK_OPTIMISER_STEPS, QUICK_PACK_TOKENS = 1, 2, 1024
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4
 """Of float32 sums that two programs make in different orders, relative."""
 PEER = (
@@ -54,9 +55,9 @@ PEER = (
 class Bench:
     """Workloads in one folder, and the processes that train on them."""
 
-    def __init__(self, folder: Path, threads: int, optimiser_steps: int) -> None:
+    def __init__(self, folder: Path, threads: int, optimiser_steps: int, pack_tokens: int) -> None:
         self._folder, self._threads = folder, threads
-        self._optimiser_steps = optimiser_steps
+        self._optimiser_steps, self._pack_tokens = optimiser_steps, pack_tokens
         self._peer = peer.binary()
 
     def workload(self, row: Row) -> Path:
@@ -65,9 +66,9 @@ class Bench:
         folder = self._folder / f"{dtype}-{fraction}"
         if not folder.exists():
             steps = WARM + self._optimiser_steps
-            count = math.ceil(2 * steps * PACK_TOKENS / workload.MEDIAN_TOKENS)
+            count = math.ceil(1.5 * steps * self._pack_tokens / workload.MEDIAN_TOKENS)
             rows = workload.draw_rows(count, fraction, MAX_LENGTH, SMOLLM2.vocab_size)
-            workload.write(folder, Workload(SMOLLM2, STEPS, PACK_TOKENS, dtype, steps, rows, seed=1))
+            workload.write(folder, Workload(SMOLLM2, STEPS, self._pack_tokens, dtype, steps, rows, seed=1))
         return folder
 
     def ours(self, row: Row, *options: str) -> Json:
@@ -199,11 +200,14 @@ def show(report: Json) -> None:
 def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rows and steps: some minutes")
+    parser.add_argument("--quick", action="store_true", help="one run a row, fewer and smaller steps: some minutes")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--runs", type=int)
     parser.add_argument("--steps", type=int, help="optimiser steps that are timed in each run")
     given = parser.parse_args()
+    runs = given.runs or (QUICK_RUNS if given.quick else RUNS)
+    timed = given.steps or (QUICK_OPTIMISER_STEPS if given.quick else OPTIMISER_STEPS)
+    pack_tokens = QUICK_PACK_TOKENS if given.quick else PACK_TOKENS
     report: Json = {
         "machine": machine(given.threads),
         "parameters": {
@@ -211,24 +215,25 @@ def main() -> int:
             "architecture": SMOLLM2.architecture,
             "draft_vocabulary": SMOLLM2.draft_vocab_size,
             "draft_steps": STEPS,
-            "pack_tokens": PACK_TOKENS,
+            "pack_tokens": pack_tokens,
+            "optimiser_steps": timed,
             "max_length": MAX_LENGTH,
             "loss": "KL",
             "optimiser": "AdamW, head trained",
-            "runs": given.runs,
+            "runs": runs,
         },
         "peer": {"is": PEER},
     }
     rows = QUICK if given.quick else FULL
     with tempfile.TemporaryDirectory(prefix="specop-bench-") as folder:
-        bench = Bench(Path(folder), given.threads, given.steps or (2 if given.quick else 8))
+        bench = Bench(Path(folder), given.threads, timed, pack_tokens)
         report["check"] = bench.check()
         report["rows"] = []
         for row in rows:
             print(f"{row[0]}, {row[1]:.0%} supervised", flush=True)
-            report["rows"].append(bench.compare(row, given.runs))
+            report["rows"].append(bench.compare(row, runs))
         speeds = {row: found["ours"]["tokens_per_second"] for row, found in zip(rows, report["rows"], strict=True)}
-        demo = [row for row in rows if row[1] == DEMO]
+        demo = [row for row in rows if row[1] == DEMO][: 1 if given.quick else None]
         report["anatomy"] = [bench.anatomy(row, speeds[row]) for row in demo]
         report["online"] = [bench.online(row, speeds[row]) for row in demo]
     REPORT.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ It is not: a Job: no download, and no teacher but where one is asked for.
 
 import argparse
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -23,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import products
-from benchmarks.workload import DIGEST, Tensors, normed, read
+from benchmarks.workload import DIGEST, Drawn, Tensors, normed, read, sizes
 from specop.storage.local import LocalStore
 from specop.trainer.batches import Pack
 from specop.trainer.checkpoint import Checkpoints, Progress
@@ -66,7 +67,9 @@ class Ours:
         self.folder, self.scratch = folder, scratch
         self.workload = read(folder)
         self.tensors = Tensors(self.workload)
-        self.states = Named(folder / "blocks", self.workload.rows)
+        source = Drawn(self.workload, self.tensors)
+        self.states = Named(folder / "blocks", self.workload.rows, source, sizes(self.workload))
+        self.states.fit(sys.maxsize)
         if self.states.missing():
             raise SystemExit("the workload's states are damaged")
 

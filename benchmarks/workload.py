@@ -187,10 +187,14 @@ def normed(last_aH: Tensor, config: DrafterConfig) -> Tensor:
     return functional.rms_norm(last_aH, (config.hidden_size,), eps=config.rms_norm_eps)
 
 
+def sizes(workload: Workload) -> Sizes:
+    """Return what a row's states weigh."""
+    return Sizes(workload.drafter.hidden_size, len(workload.drafter.aux_layers))
+
+
 def blocks(folder: Path, workload: Workload, tensors: Tensors) -> States:
     """Return the workload's states as our trainer keeps them."""
-    sizes = Sizes(workload.drafter.hidden_size, len(workload.drafter.aux_layers))
-    states = States(folder / "blocks", workload.rows, Drawn(workload, tensors), sizes)
+    states = States(folder / "blocks", workload.rows, Drawn(workload, tensors), sizes(workload))
     states.fit(sys.maxsize)
     states.make(states.missing(), lambda _: None)
     return states
@@ -200,17 +204,24 @@ def write(folder: Path, workload: Workload) -> None:
     """Write all that the peer reads, and our blocks."""
     tensors = Tensors(workload)
     (folder / "states").mkdir(parents=True)
-    rows = []
     for number, row in enumerate(workload.rows):
         ids = row.ids[: row.length + 1]
+        file = folder / "states" / f"hs_{number}.safetensors"
+        save_file({"hidden_states": tensors.states(number), "token_ids": torch.tensor(ids)}, file)
+    weights = {f"drafter.{name}": tensor for name, tensor in tensors.drafter().state_dict().items()}
+    save_file({**weights, "embedding": tensors.embedding_VH, "head": tensors.head_DH}, folder / "weights.safetensors")
+    write_plan(folder, workload)
+    blocks(folder, workload, tensors)
+
+
+def write_plan(folder: Path, workload: Workload) -> None:
+    """Write what `read` reads."""
+    rows = []
+    for row in workload.rows:
         taught = torch.zeros(row.length + 1, dtype=torch.bool)
         for start, end in row.anchors:
             taught[start + 1 : end + 1] = True
-        file = folder / "states" / f"hs_{number}.safetensors"
-        save_file({"hidden_states": tensors.states(number), "token_ids": torch.tensor(ids)}, file)
         rows.append({"ids": row.ids, "spans": row.spans, "taught": taught.int().tolist()})
-    weights = {f"drafter.{name}": tensor for name, tensor in tensors.drafter().state_dict().items()}
-    save_file({**weights, "embedding": tensors.embedding_VH, "head": tensors.head_DH}, folder / "weights.safetensors")
     plan = {
         **{name: getattr(workload, name) for name in ("steps", "pack_tokens", "dtype", "optimiser_steps", "seed")},
         "drafter": asdict(workload.drafter),
@@ -222,11 +233,10 @@ def write(folder: Path, workload: Workload) -> None:
         "rows": rows,
     }
     (folder / "workload.json").write_text(json.dumps(plan))
-    blocks(folder, workload, tensors)
 
 
 def read(folder: Path) -> Workload:
-    """Read what `write` wrote."""
+    """Read what `write_plan` wrote."""
     plan: dict[str, Any] = json.loads((folder / "workload.json").read_text())
     drafter = DrafterConfig(**{**plan["drafter"], "aux_layers": tuple(plan["drafter"]["aux_layers"])})
     rows = [
