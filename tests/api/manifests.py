@@ -98,6 +98,7 @@ spec:
     minAnswerCharacters: 2
     maxCharacters: 100000
     nearDuplicates: {{action: Drop, maxPerShape: 3}}
+  engine: {{ray: {{address: "ray://head:10001", workers: 4}}}}
   storage: {_STORAGE}
   suspend: true
   podTemplate: {_POD_TEMPLATE}
@@ -129,6 +130,7 @@ spec:
     seed: 1
     computeDtype: BFloat16
   warmStart: {{drafterRef: {{name: earlier}}}}
+  stateCache: 200Gi
   storage: {_STORAGE}
   backoffLimit: 5
   queueName: gpus
