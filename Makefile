@@ -5,7 +5,7 @@ PYTHON ?= python3
 IN_ENV := env="$$($(PYTHON) -m local env)" && PYTHONPATH=src:. PATH="$$env/venv/bin:$$PATH"
 
 .PHONY: help check test demo demo-down local-up local-down crds lock clean
-.PHONY: bench-operator bench-train bench-data bench-families bench-agreement bench-quality
+.PHONY: bench-operator bench-train bench-scaling bench-data bench-families bench-agreement bench-quality
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ bench-operator: ## the operator at 100 and 1000 endpoints: build/bench/operator.
 
 bench-train: ## the trainer beside its best open peer: build/bench/train.json (ARGS=--quick: some minutes)
 	@$(IN_ENV) python -m benchmarks.train $(ARGS)
+
+bench-scaling: ## memory against vocabulary, draft steps and length, speed of two processes (ARGS=--quick: some minutes)
+	@$(IN_ENV) python -m benchmarks.scaling $(ARGS)
 
 bench-data: ## datasets beside Hugging Face datasets: build/bench/data.json (ARGS=--quick: some minutes)
 	@$(IN_ENV) python -m benchmarks.data $(ARGS)

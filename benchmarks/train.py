@@ -44,6 +44,8 @@ PACK_TOKENS, MAX_LENGTH = 2048, 1024
 WARM = 1
 RUNS, OPTIMISER_STEPS = 3, 8
 QUICK_RUNS, QUICK_OPTIMISER_STEPS, QUICK_PACK_TOKENS = 1, 2, 1024
+BUSY = 1.5
+"""Load by core from which others must have used the machine."""
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4
 """Of float32 sums that two programs make in different orders, relative."""
 PEER = (
@@ -195,6 +197,8 @@ def show(report: Json) -> None:
     for row in report["anatomy"]:
         split = ", ".join(f"{part} {share:.0%}" for part, share in row["split"].items())
         print(f"{row['dtype']:10}matmul fraction {row['matmul_fraction']} ({split})")
+    if max(report["machine"]["load_average_at_start"], os.getloadavg()[1]) > BUSY * report["machine"]["cores"]:
+        print("Others used this machine: matmul fraction and speeds by the clock do not hold; ratios by CPU do.")
 
 
 def main() -> int:
