@@ -37,12 +37,15 @@ def _loop(world: World, started: float) -> None:
     story.start_base(world)
     drafted = story.serve_drafted(world, one.digest)
     base = story.base_endpoint(world)
-    held_out = story.held_out(world, one.dataset)
-    found = report.build(one, story.compare("held-out requests, on both endpoints", base, drafted, held_out))
+    requests_held_out = story.held_out(world, one.dataset)
+    older, held_out = requests_held_out[: -story.REPLAYED][-story.WARM_UP :], requests_held_out[-story.REPLAYED :]
+    own = story.compare("held-out requests, on both endpoints", base, drafted, held_out, older)
+    found = report.build(one, own)
     terminal.print(report.table(found))
     loop_ended = time.time()
 
-    foreign = story.compare("questions of another kind, on both", base, drafted, story.foreign_requests())
+    warm_up, *tasks = story.foreign_requests()
+    foreign = story.compare("questions of another kind, on both", base, drafted, tasks, [warm_up])
     report.add_foreign(found, foreign)
     console.say(f"  foreign workload: {found['foreign']['speedup']:.2f}x; a drafter is made for one workload")
 

@@ -30,6 +30,8 @@ STREAMS = 16
 FIRST_REQUESTS = 400
 """What generation 1 learns from; the rest is newer traffic, for generation 2."""
 REPLAYED = 24
+WARM_UP = 16
+"""Older held-out requests, sent first: engines that have served a while know how prompts begin."""
 FOREIGN = 8
 
 _SERVE_SECONDS, _DATASET_SECONDS, _TRAIN_SECONDS = 600, 300, 1800
@@ -113,18 +115,20 @@ def base_endpoint(world: World) -> Endpoint:
 
 
 def held_out(world: World, dataset: DatasetFacts) -> list[Request]:
-    """Return the newest requests of the dataset's holdout, on which nothing was trained."""
+    """Return the requests of the dataset's holdout, on which nothing was trained; the newest come last."""
     manifest = json.loads(world.read(dataset.uri))
     blob = next(file["blob"] for file in manifest["files"] if file["name"] == "holdout-requests.jsonl")
     root = dataset.uri.partition("/datasets/")[0]
     lines = world.read(f"{root}/blobs/sha256/{blob.removeprefix('sha256:')}").splitlines()
     requests = [json.loads(line)["request"] for line in lines]
-    return [{name: value for name, value in request.items() if name != "model"} for request in requests[-REPLAYED:]]
+    return [{name: value for name, value in request.items() if name != "model"} for request in requests]
 
 
-def compare(title: str, base: Endpoint, drafted: Endpoint, requests: Sequence[Request]) -> Comparison:
-    """Replay requests on both, one at a time and in turn, after one that warms both up."""
-    alternate(base, drafted, requests[:1], lambda _: None)
+def compare(
+    title: str, base: Endpoint, drafted: Endpoint, requests: Sequence[Request], warm_up: Sequence[Request]
+) -> Comparison:
+    """Replay requests on both, one at a time and in turn, after others that warm both up."""
+    alternate(base, drafted, warm_up, lambda _: None)
     before = drafted.speculation()
     with progress.line(title) as line:
         of_base, of_drafted = alternate(base, drafted, requests, lambda done: line.tell(f"{done} of {len(requests)}"))
@@ -148,8 +152,8 @@ def retrain(world: World, total: int, newer: int) -> None:
 
 
 def foreign_requests() -> list[Request]:
-    """Return the questions that the drafter was not made for."""
-    return traffic.foreign()[:FOREIGN]
+    """Return the questions that the drafter was not made for, after one that warms up."""
+    return traffic.foreign()[: FOREIGN + 1]
 
 
 def _wait_ready(world: World, name: str, title: str) -> None:

@@ -193,8 +193,8 @@ def test_hyperparameters_are_resolved_in_order_and_say_who_set_them() -> None:
     assert resolved == DEFAULTS.model_copy(update={"epochs": quick.epochs, "max_steps": quick.max_steps, "seed": 7})
     sources = {entry.name: entry.source for entry in set_by}
     assert sources.pop("seed") == "spec"
-    assert {sources.pop(name) for name in ("epochs", "max_steps")} == {"preset/quick"}
-    assert {sources.pop(name) for name in ("batch_tokens", "learning_rate")} == {"scaled"}
+    assert {sources.pop(name) for name in ("epochs", "maxSteps")} == {"preset/quick"}
+    assert {sources.pop(name) for name in ("batchTokens", "learningRate")} == {"scaled"}
     assert set(sources.values()) == {"default"}
     assert Provenance(name="seed", source="spec") in set_by
 
@@ -221,5 +221,5 @@ def test_the_rate_follows_a_batch_that_somebody_set() -> None:
     house = PresetSpec(hyperparameters=Hyperparameters(batch_tokens=32_768))
     found, set_by = resolve("house", house, Hyperparameters(), finished(100_000, 576))
     assert (found.batch_tokens, found.learning_rate) == (32_768, "0.0014")
-    assert Provenance(name="batch_tokens", source="preset/house") in set_by
-    assert Provenance(name="learning_rate", source="scaled") in set_by
+    assert Provenance(name="batchTokens", source="preset/house") in set_by
+    assert Provenance(name="learningRate", source="scaled") in set_by

@@ -119,11 +119,11 @@ def resolve(
     )
     values: dict[str, object] = {}
     set_by: list[Provenance] = []
-    for field in Hyperparameters.model_fields:
+    for field, info in Hyperparameters.model_fields.items():
         for source, model in sources:
             value = getattr(model, field)
             if value is not None:
                 values[field] = value
-                set_by.append(Provenance(name=field, source=source))
+                set_by.append(Provenance(name=info.alias or field, source=source))
                 break
     return Hyperparameters.model_validate(values), set_by

@@ -5,6 +5,7 @@ PURE. The races it minds:
   made again, and the process repeats what it wrote to storage.
 - A Job of an older generation that failed is spent: the owner was changed since, so it is deleted and made again.
 - An ended Job whose pods, by the cache, still run: the cache is behind; a later look decides.
+- A pod that says what went wrong while its Job has attempts left: the Job decides, not the pod.
 """
 
 import json
@@ -51,11 +52,12 @@ def view(owner: Resource, children: Children, name: str, *, target: str | None =
     if target is not None and _config(job).get("target") != target:
         return JobView("spent", job)
     outcome = children.outcomes.get(job["metadata"].get("uid", ""))
+    ended = next((type_ for type_ in ("Complete", "Failed") if _condition(job, type_)), None)
     if outcome is not None:
         if outcome.ok:
             return JobView("succeeded", job, outcome)
-        return _failed(owner, job, outcome.reason or reasons.JOB_FAILED, outcome.message)
-    ended = next((type_ for type_ in ("Complete", "Failed") if _condition(job, type_)), None)
+        if ended == "Failed":
+            return _failed(owner, job, outcome.reason or reasons.JOB_FAILED, outcome.message)
     if ended is None:
         return JobView(_progress(job, children), job)
     return _ended_without_word(owner, job, children, ended)
