@@ -1,7 +1,10 @@
 """A Ray cluster that is not there; what one that is makes, `test_mixed` compares."""
 
+from collections.abc import Iterator
+
 import pytest
 import ray.util.client.worker
+from ray._private import client_mode_hook
 
 from specop.api import reasons
 from specop.common.errors import UserError
@@ -12,6 +15,14 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+@pytest.fixture
+def client_mode() -> Iterator[None]:
+    """Ray in this process goes on asking its client, also when that never connected."""
+    yield
+    client_mode_hook._explicitly_disable_client_mode()
+
+
+@pytest.mark.usefixtures("client_mode")
 @pytest.mark.filterwarnings("ignore:Ray Client connection timed out")
 def test_a_cluster_that_does_not_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("INITIAL_TIMEOUT_SEC", "MAX_TIMEOUT_SEC"):
