@@ -189,7 +189,8 @@ def test_interrupted_at_any_time_it_leaves_the_machine_as_it_was(
     before: dict[str, Any], tmp_path: Path, seconds: float
 ) -> None:
     command = [sys.executable, "-m", "local", "up", f"--state={tmp_path / 'cluster'}"]
-    with subprocess.Popen(command, cwd=cache.REPOSITORY, stderr=subprocess.DEVNULL) as starting:
+    heard = ["env", "--default-signal=INT"]  # what runs in the background of a script inherits that it is ignored
+    with subprocess.Popen([*heard, *command], cwd=cache.REPOSITORY, stderr=subprocess.DEVNULL) as starting:
         time.sleep(seconds)
         starting.send_signal(signal.SIGINT)
         assert starting.wait(30) in {130, -signal.SIGINT}
