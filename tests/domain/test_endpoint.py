@@ -1,5 +1,6 @@
 """DraftedEndpoint: from the base alone to a drafted arm and back, on a tiny pure cluster."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -445,12 +446,29 @@ def test_events_tell_the_story_once() -> None:
     ]
 
 
+def test_nothing_moves_before_its_beginning_is_in_status() -> None:
+    """A base that makes place looks, until that is written, like one that is not ready, and would take it back."""
+    for surge in ("IfPossible", "Never"):
+        world = world_with(replicas=2, rollout={"surge": surge})
+        world.settle()
+        set_approvals(world, approve("agent-v1"))
+        before = copy.deepcopy(world.named("Deployment"))
+        world.reconcile("DraftedEndpoint", "agent")
+        assert world.named("Deployment") == before
+        candidate = agent(world).status.drafter.candidate
+        assert candidate is not None
+        assert candidate.started
+        world.settle()
+        assert agent(world).status.drafter.serving is not None
+
+
 def test_pods_of_the_attempt_before_are_not_held_against_the_next() -> None:
     world = world_with("agent-v1")
     world.arms[V1] = "crash"
     world.settle()
     set_approvals(world, approve("agent-v1", attempt=2))
-    world.reconcile("DraftedEndpoint", "agent")
+    for _ in ("its beginning is noted", "its arm is made"):
+        world.reconcile("DraftedEndpoint", "agent")
     world.seconds += 60
     deployment = world.objects["Deployment", f"agent-{V1}"]
     late = {**deployment["metadata"], "creationTimestamp": "2025-12-31T00:00:00Z"}

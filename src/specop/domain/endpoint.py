@@ -82,15 +82,16 @@ def _move(observed: EndpointObserved, drafter: EndpointDrafterStatus, gate: Gate
     keeper = look(obj, choice.serving.arm if choice.serving else BASE_ARM, children)
     wanted = look(obj, choice.wanted.arm if choice.wanted else BASE_ARM, children)
     candidate = _candidate(drafter.candidate, choice, gate)
-    rolling = candidate is not None and candidate.state == ROLLING_OUT
-    if candidate is not None and rolling and not candidate.started:
+    begun = candidate is None or candidate.state != ROLLING_OUT or candidate.started is not None
+    if candidate is not None and not begun:
         if keeper.ready == 0:
             wanted = keeper
         else:
             candidate = candidate.model_copy(update={"started": format_time(gate.now)})
-    step = Arms(obj, observed.runtimes, children).step(keeper, wanted)
+    # Nothing moves before its beginning is in status: a keeper that makes place would look like one that is not ready.
+    step = Arms(obj, observed.runtimes, children).step(keeper, wanted if begun else keeper)
     after = drafter.model_copy(update={"candidate": candidate})
-    if not step.available or keeper.spec.name == wanted.spec.name:
+    if not begun or not step.available or keeper.spec.name == wanted.spec.name:
         return Move(step, keeper, wanted, choice, after)
     after = _taken_over(drafter, choice.wanted, gate)
     choice = choose(observed, after, gate)
