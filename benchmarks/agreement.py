@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import peer
-from specop.trainer.attention import Segment
-from specop.trainer.batches import FREE, Pack
+from specop.trainer.batches import Pack
 from specop.trainer.export import read_drafter, write_drafter
 from specop.trainer.model import DrafterConfig, Eagle3
+from tests.trainer.packs import make_pack
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "build" / "bench" / "agreement.json"
@@ -61,26 +61,10 @@ def drafter(architecture: Any, draft_vocab: int) -> DrafterConfig:
     )
 
 
-def pack(ids: torch.Tensor, aux_NCH: torch.Tensor) -> Pack:
+def pack(c: DrafterConfig, ids: torch.Tensor, aux_NCH: torch.Tensor) -> Pack:
     """One document in which every token is an anchor."""
-    count = len(ids) - 1
-    return Pack(
-        next_N=ids[1:],
-        position_N=torch.arange(count),
-        aux_NCH=aux_NCH,
-        anchor_A=torch.arange(count),
-        segments=(Segment(0, count, 0, count),),
-        served_A=torch.cat([ids[2:], ids[-1:]]),
-        end_A=torch.full((count,), count),
-        unknown_A=torch.zeros(count, dtype=torch.bool),
-        mask_A=torch.full((count,), FREE),
-        words_MW=torch.zeros(0, 1, dtype=torch.int32),
-        last_AH=torch.zeros(count, HIDDEN),
-        lse_A=torch.zeros(count),
-        argmax_A=torch.zeros(count, dtype=torch.long),
-        temperature_A=torch.zeros(count),
-        peak_A=torch.zeros(count),
-    )
+    served_A = torch.cat([ids[2:], ids[-1:]])
+    return make_pack(c, [(TOKENS, [(0, TOKENS)])], next_N=ids[1:], aux_NCH=aux_NCH, served_A=served_A)
 
 
 @torch.no_grad()
@@ -102,7 +86,7 @@ def write(folder: Path, architecture: str, layout: Any, draft_vocab: int) -> Non
     verifier = {"name_or_path": str(folder / "target"), "architectures": ["LlamaForCausalLM"]}
     write_drafter(folder, model.config, model.state_dict(), vocabulary_D, steps=STEPS, verifier=verifier, layout=layout)
     ids, aux = torch.randint(VOCAB, (TOKENS + 1,)), torch.randn(TOKENS, 3, HIDDEN)
-    inputs = {"ids": ids, "aux": aux, "embedding": embedding_VH, "logits": logits(model, pack(ids, aux))}
+    inputs = {"ids": ids, "aux": aux, "embedding": embedding_VH, "logits": logits(model, pack(model.config, ids, aux))}
     save_file(inputs, folder / "inputs.safetensors")
 
 
@@ -128,7 +112,7 @@ def reread(folder: Path, architecture: str) -> float:
     """Greatest difference of the logits when a fresh process reads the files."""
     given = load_file(folder / "inputs.safetensors")
     model, _ = read_drafter(folder, given["embedding"], drafter(architecture, 0))
-    return float((logits(model, pack(given["ids"], given["aux"])) - given["logits"]).abs().max())
+    return float((logits(model, pack(model.config, given["ids"], given["aux"])) - given["logits"]).abs().max())
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.workload import LLAMA_8B, MEDIAN_TOKENS, Tensors, Workload, blocks, draw_rows
+from benchmarks.workload import MEDIAN_TOKENS, Tensors, Workload, blocks, draw_rows
 from specop.trainer import fusion
 from specop.trainer.batches import Pack
 from specop.trainer.feed import feed
@@ -39,6 +39,7 @@ from specop.trainer.meter import flops_per_token
 from specop.trainer.model import Eagle3
 from specop.trainer.optim import optimiser
 from specop.trainer.vocabulary import draft_ids
+from tests.trainer.packs import LLAMA_8B
 
 Json = dict[str, Any]
 PEAK = 989e12

@@ -31,7 +31,6 @@ from benchmarks.train import ROOT, machine
 from benchmarks.workload import (
     DIGEST,
     MEDIAN_TOKENS,
-    SMOLLM2,
     Drawn,
     Tensors,
     Workload,
@@ -48,6 +47,7 @@ from specop.trainer.loop import DTYPES, Course, Loop
 from specop.trainer.losses import step_weights
 from specop.trainer.objective import Objective
 from specop.trainer.states import States
+from tests.trainer.packs import SMOLLM2
 
 Json = dict[str, Any]
 Size = tuple[int, int, int]

@@ -25,7 +25,8 @@ from typing import Any
 from safetensors.torch import load_file
 
 from benchmarks import peer, workload
-from benchmarks.workload import SMOLLM2, Workload
+from benchmarks.workload import Workload
+from tests.trainer.packs import SMOLLM2
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "build" / "bench" / "train.json"

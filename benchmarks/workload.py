@@ -33,36 +33,6 @@ MEDIAN_TOKENS, SPREAD, LEAST_TOKENS = 380, 0.6, 64
 """Of the log-normal lengths of rows: requests of an agent, with their history."""
 TURNS = 2
 DIGEST = "bench"
-SMOLLM2 = DrafterConfig(
-    architecture="Eagle31",
-    hidden_size=576,
-    intermediate_size=1536,
-    num_heads=9,
-    num_kv_heads=3,
-    head_dim=64,
-    rms_norm_eps=1e-5,
-    rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
-    max_positions=8192,
-    vocab_size=49_152,
-    draft_vocab_size=4096,
-    aux_layers=(2, 15, 27),
-)
-"""The demo's drafter."""
-LLAMA_8B = DrafterConfig(
-    architecture="Eagle31",
-    hidden_size=4096,
-    intermediate_size=14_336,
-    num_heads=32,
-    num_kv_heads=8,
-    head_dim=128,
-    rms_norm_eps=1e-5,
-    rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
-    max_positions=8192,
-    vocab_size=128_256,
-    draft_vocab_size=32_000,
-    aux_layers=(2, 16, 29),
-)
-"""Of Llama-3.1-8B."""
 
 
 @dataclass(frozen=True, slots=True)

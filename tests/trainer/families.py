@@ -21,12 +21,11 @@ import transformers
 from torch import Tensor
 
 from specop.api.families import family_of
-from specop.trainer.attention import Segment
-from specop.trainer.batches import FREE, Pack
 from specop.trainer.export import read_drafter, write_drafter
 from specop.trainer.model import Eagle3
 from specop.trainer.teacher import Teacher
 from tests.tiny import END_OF_TURN, VOCAB_SIZE, build_tiny
+from tests.trainer.packs import make_pack
 
 COMMON = {
     "vocab_size": VOCAB_SIZE,
@@ -119,23 +118,7 @@ def taught(teacher: Teacher, ids: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 def drafted(model: Eagle3, ids: list[int], aux_NCH: Tensor) -> Tensor:
     """Logits (D) of the first draft after a prompt and the token that the target gave it."""
     count = len(ids) - 1
-    pack = Pack(
-        next_N=torch.tensor(ids[1:]),
-        position_N=torch.arange(count),
-        aux_NCH=aux_NCH,
-        anchor_A=torch.tensor([count - 1]),
-        segments=(Segment(0, 1, 0, count),),
-        served_A=torch.tensor([0]),
-        end_A=torch.tensor([1]),
-        unknown_A=torch.zeros(1, dtype=torch.bool),
-        mask_A=torch.full((1,), FREE),
-        words_MW=torch.zeros(0, 1, dtype=torch.int32),
-        temperature_A=torch.zeros(1),
-        last_AH=torch.zeros(1, aux_NCH.shape[-1]),
-        lse_A=torch.zeros(1),
-        argmax_A=torch.tensor([0]),
-        peak_A=torch.zeros(1),
-    )
+    pack = make_pack(model.config, [(count, [(count - 1, count)])], next_N=torch.tensor(ids[1:]), aux_NCH=aux_NCH)
     (hidden_AH,) = model.unroll(pack, 1)
     return model.lm_head(hidden_AH)[0]
 

@@ -6,11 +6,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from specop.common.flops import DrafterShape, TargetShape, Work, judging_flops, teacher_flops, training_flops
-from specop.trainer.attention import Segment
-from specop.trainer.batches import FREE, Pack, Row
+from specop.trainer.batches import Row
 from specop.trainer.evaluate import evaluate
 from specop.trainer.losses import Labels, StepWeights, head_loss
 from specop.trainer.model import DrafterConfig, Eagle3
+from tests.trainer.packs import make_pack
 
 TOLERANCE = 0.05
 HIDDEN, VOCAB, DRAFT, STEPS = 192, 1200, 1024, 3
@@ -47,37 +47,6 @@ def shape(c: DrafterConfig) -> DrafterShape:
     )
 
 
-def pack() -> Pack:
-    segments, anchors, ends, positions = [], [], [], []
-    n0 = a0 = 0
-    for length, spans in DOCUMENTS:
-        for start, stop in spans:
-            a1 = a0 + stop - start
-            segments.append(Segment(a0, a1, n0, n0 + stop))
-            anchors.append(torch.arange(n0 + start, n0 + stop))
-            ends.append(torch.full((a1 - a0,), a1))
-            a0 = a1
-        positions.append(torch.arange(length))
-        n0 += length
-    return Pack(
-        next_N=torch.randint(VOCAB, (n0,)),
-        position_N=torch.cat(positions),
-        aux_NCH=torch.randn(n0, 3, HIDDEN),
-        anchor_A=torch.cat(anchors),
-        segments=tuple(segments),
-        served_A=torch.randint(DRAFT, (a0,)),
-        end_A=torch.cat(ends),
-        unknown_A=torch.zeros(a0, dtype=torch.bool),
-        mask_A=torch.full((a0,), FREE),
-        words_MW=torch.zeros(0, 1, dtype=torch.int32),
-        temperature_A=torch.ones(a0),
-        last_AH=torch.randn(a0, HIDDEN),
-        lse_A=torch.randn(a0),
-        argmax_A=torch.randint(VOCAB, (a0,)),
-        peak_A=torch.zeros(a0),
-    )
-
-
 def rows() -> list[Row]:
     return [
         Row(
@@ -103,7 +72,8 @@ def work() -> Work:
 
 @pytest.mark.parametrize("architecture", ["Eagle3", "Eagle31"])
 def test_training_and_judging_cost_what_torch_counts(architecture: str) -> None:
-    model, batch = Eagle3(config(architecture), torch.randn(VOCAB, HIDDEN)), pack()
+    model = Eagle3(config(architecture), torch.randn(VOCAB, HIDDEN))
+    batch = make_pack(model.config, DOCUMENTS)
     ours = shape(model.config)
     assert ours.parameters == sum(parameter.numel() for parameter in model.parameters())
     rows_DH = torch.randn(DRAFT, HIDDEN)
@@ -114,7 +84,7 @@ def test_training_and_judging_cost_what_torch_counts(architecture: str) -> None:
             hidden_KAH,
             model.lm_head.weight,
             labels,
-            teacher=lambda last_CH: last_CH @ rows_DH.T,
+            teacher=lambda last_CH: last_CH.float() @ rows_DH.T,
             weights=[StepWeights(kl=1.0, ce=1.0)] * STEPS,
             compute=torch.float32,
         )
@@ -126,7 +96,7 @@ def test_training_and_judging_cost_what_torch_counts(architecture: str) -> None:
             rows(),
             [([0, 1], batch)],
             vocabulary_D=torch.arange(DRAFT),
-            teacher=lambda last_CH: last_CH @ rows_DH.T,
+            teacher=lambda last_CH: last_CH.float() @ rows_DH.T,
             steps=STEPS,
             compute=torch.float32,
         )

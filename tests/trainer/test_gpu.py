@@ -1,6 +1,6 @@
 """What only a GPU shows: the flash kernel, compiled chains, bfloat16, and a step at the size of a real target.
 
-Imports nothing of the other tests, so that it also runs by itself on a machine that has little more than torch:
+Of the other tests it imports `packs` alone, so that it also runs on a machine that has little more than torch:
 `python -m pytest -c /dev/null --noconftest tests/trainer/test_gpu.py`.
 """
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from specop.trainer import attention, fusion
-from specop.trainer.attention import Segment, Sight, ttt_attention
-from specop.trainer.batches import FREE, Pack
+from specop.trainer.attention import Sight, ttt_attention
+from specop.trainer.batches import Pack
 from specop.trainer.losses import Labels, StepWeights, head_loss
 from specop.trainer.model import DrafterConfig, Eagle3
+from tests.trainer.packs import LLAMA_8B, Document, make_pack
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 
@@ -31,57 +32,14 @@ SMALL = DrafterConfig(
     draft_vocab_size=1000,
     aux_layers=(2, 8, 13),
 )
-LLAMA_8B = DrafterConfig(
-    architecture="Eagle31",
-    hidden_size=4096,
-    intermediate_size=14_336,
-    num_heads=32,
-    num_kv_heads=8,
-    head_dim=128,
-    rms_norm_eps=1e-5,
-    rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
-    max_positions=8192,
-    vocab_size=128_256,
-    draft_vocab_size=32_000,
-    aux_layers=(2, 16, 29),
-)
 MOST_GIB = 40
 """Of a step over 4096 tokens, 7 draft steps: a card of 48 GB is enough."""
 
-Document = tuple[int, list[tuple[int, int]]]
-"""Tokens, and where anchors stand."""
 DOCUMENTS: list[Document] = [(400, [(100, 160), (300, 400)]), (200, [(0, 200)]), (77, [(50, 77)])]
 
 
-def make_pack(c: DrafterConfig, documents: list[Document]) -> Pack:
-    segments, anchors, ends, n0, a0 = [], [], [], 0, 0
-    for length, spans in documents:
-        for start, stop in spans:
-            a1 = a0 + stop - start
-            segments.append(Segment(a0, a1, n0, n0 + stop))
-            anchors.append(torch.arange(n0 + start, n0 + stop))
-            ends.append(torch.full((a1 - a0,), a1))
-            a0 = a1
-        n0 += length
-    generator = torch.Generator().manual_seed(0)
-    last_AH = torch.randn(a0, c.hidden_size, generator=generator)
-    return Pack(
-        next_N=torch.randint(c.vocab_size, (n0,), generator=generator),
-        position_N=torch.cat([torch.arange(length) for length, _ in documents]),
-        aux_NCH=torch.randn(n0, len(c.aux_layers), c.hidden_size, generator=generator).bfloat16(),
-        anchor_A=torch.cat(anchors),
-        segments=tuple(segments),
-        served_A=torch.randint(c.draft_vocab_size, (a0,), generator=generator),
-        end_A=torch.cat(ends),
-        unknown_A=torch.zeros(a0, dtype=torch.bool),
-        mask_A=torch.full((a0,), FREE),
-        words_MW=torch.zeros(0, 1, dtype=torch.int32),
-        temperature_A=torch.ones(a0),
-        last_AH=last_AH.bfloat16(),
-        lse_A=torch.full((a0,), 8.0),
-        argmax_A=torch.randint(c.draft_vocab_size, (a0,), generator=generator),
-        peak_A=torch.zeros(a0),
-    ).to(torch.device("cuda"))
+def cuda_pack(c: DrafterConfig, documents: list[Document]) -> Pack:
+    return make_pack(c, documents).to(torch.device("cuda"))
 
 
 def make_model(c: DrafterConfig) -> Eagle3:
@@ -121,7 +79,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize("later", [0, 1, 6])
 def test_the_flash_kernel_is_the_same_attention(later: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    pack = make_pack(SMALL, DOCUMENTS)
+    pack = cuda_pack(SMALL, DOCUMENTS)
     anchors, tokens = len(pack.anchor_A), len(pack.next_N)
 
     def random(*shape: int) -> Tensor:
@@ -146,7 +104,7 @@ def test_the_flash_kernel_is_the_same_attention(later: int, size: int, monkeypat
 
 @pytest.mark.parametrize("compute", [torch.bfloat16, torch.float32])
 def test_compiled_chains_change_nothing(compute: torch.dtype) -> None:
-    model, pack = make_model(SMALL), make_pack(SMALL, DOCUMENTS)
+    model, pack = make_model(SMALL), cuda_pack(SMALL, DOCUMENTS)
     fused, found = train(model, pack, STEPS, compute), gradients(model)
     with fusion.without():
         plain, expected = train(model, pack, STEPS, compute), gradients(model)
@@ -156,7 +114,7 @@ def test_compiled_chains_change_nothing(compute: torch.dtype) -> None:
 
 
 def test_bfloat16_teaches_what_float32_teaches() -> None:
-    model, pack = make_model(SMALL), make_pack(SMALL, DOCUMENTS)
+    model, pack = make_model(SMALL), cuda_pack(SMALL, DOCUMENTS)
     exact, expected = train(model, pack, STEPS, torch.float32), gradients(model)
     narrow, found = train(model, pack, STEPS, torch.bfloat16), gradients(model)
     assert float(narrow) == pytest.approx(float(exact), rel=0.01)
@@ -165,14 +123,14 @@ def test_bfloat16_teaches_what_float32_teaches() -> None:
 
 def test_other_lengths_need_no_other_kernels() -> None:
     model = make_model(SMALL)
-    train(model, make_pack(SMALL, DOCUMENTS), STEPS, torch.bfloat16)
+    train(model, cuda_pack(SMALL, DOCUMENTS), STEPS, torch.bfloat16)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for length in (150, 333, 512):
-            train(model, make_pack(SMALL, [(length, [(17, length - 5)]), (90, [(3, 60)])]), STEPS, torch.bfloat16)
+            train(model, cuda_pack(SMALL, [(length, [(17, length - 5)]), (90, [(3, 60)])]), STEPS, torch.bfloat16)
 
 
 def test_a_step_at_the_size_of_llama_8b_fits() -> None:
-    model, pack = make_model(LLAMA_8B), make_pack(LLAMA_8B, [(2048, [(0, 2048)])] * 2)
+    model, pack = make_model(LLAMA_8B), cuda_pack(LLAMA_8B, [(2048, [(0, 2048)])] * 2)
     optimiser = torch.optim.AdamW(model.parameters(), fused=True)
     torch.cuda.reset_peak_memory_stats()
     losses = []
@@ -186,7 +144,7 @@ def test_a_step_at_the_size_of_llama_8b_fits() -> None:
 
 def test_reading_stays_off_the_clock_of_the_gpu() -> None:
     """No part of a step waits for the GPU: what a step enqueues is enqueued before it is done."""
-    model, pack = make_model(SMALL), make_pack(SMALL, DOCUMENTS)
+    model, pack = make_model(SMALL), cuda_pack(SMALL, DOCUMENTS)
     train(model, pack, STEPS, torch.bfloat16)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

@@ -3,6 +3,7 @@
 The models stay plain pydantic: a marker changes nothing at run time.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,12 @@ EXTENSION = "x-specop-markers"
 
 
 @dataclass(frozen=True)
-class Marker:
+class Marker(ABC):
     """Base: writes itself into the field's JSON schema."""
 
+    @abstractmethod
     def entry(self) -> dict[str, Any]:
         """Return the marker as JSON."""
-        raise NotImplementedError
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Append the marker beside whatever the field has; pydantic calls this."""

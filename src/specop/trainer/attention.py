@@ -113,7 +113,7 @@ class _TTTAttention(torch.autograd.Function):
         return dq_AHd.to(q_AHd.dtype), dk_NGd.to(k_NGd.dtype), dv_NGd.to(v_NGd.dtype), None, *grads
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
     """float64 stays, everything narrower becomes float32."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
@@ -127,11 +127,11 @@ def _grouped(x_AHd: Tensor, groups: int) -> Tensor:
 def _merge(q_AHd: Tensor, k_mAGd: Tensor, v_mAGd: Tensor, out_AHd: Tensor, lse_AH: Tensor) -> tuple[Tensor, Tensor]:
     """Add the diagonals to what step 0 gave: (out in its dtype, log-sum-exp)."""
     groups = k_mAGd.shape[2]
-    q_AGRd, lse_AGR = _grouped(_wide(q_AHd), groups), lse_AH.view(len(lse_AH), groups, -1)
-    score_mAGR = (q_AGRd * _wide(k_mAGd)[:, :, :, None]).sum(-1) * q_AHd.shape[-1] ** -0.5
+    q_AGRd, lse_AGR = _grouped(wide(q_AHd), groups), lse_AH.view(len(lse_AH), groups, -1)
+    score_mAGR = (q_AGRd * wide(k_mAGd)[:, :, :, None]).sum(-1) * q_AHd.shape[-1] ** -0.5
     merged_AGR = torch.logaddexp(lse_AGR, score_mAGR.logsumexp(0))
-    own_AGRd = ((score_mAGR - merged_AGR).exp()[..., None] * _wide(v_mAGd)[:, :, :, None]).sum(0)
-    out_AGRd = _grouped(_wide(out_AHd), groups) * (lse_AGR - merged_AGR).exp()[..., None] + own_AGRd
+    own_AGRd = ((score_mAGR - merged_AGR).exp()[..., None] * wide(v_mAGd)[:, :, :, None]).sum(0)
+    out_AGRd = _grouped(wide(out_AHd), groups) * (lse_AGR - merged_AGR).exp()[..., None] + own_AGRd
     return out_AGRd.flatten(1, 2).to(out_AHd.dtype), merged_AGR.flatten(1)
 
 
@@ -142,8 +142,8 @@ def _merge_backward(
     """Gradients through the diagonals, `own` keys and values mAGd: queries AHd (float32 or wider), keys, values."""
     k_mAGd, v_mAGd = own
     groups, scale = k_mAGd.shape[2], q_AHd.shape[-1] ** -0.5
-    q_AGRd, grad_AGRd, out_AGRd = (_grouped(_wide(x), groups) for x in (q_AHd, grad_AHd, out_AHd))
-    k_mAG1d, v_mAG1d = _wide(k_mAGd)[:, :, :, None], _wide(v_mAGd)[:, :, :, None]
+    q_AGRd, grad_AGRd, out_AGRd = (_grouped(wide(x), groups) for x in (q_AHd, grad_AHd, out_AHd))
+    k_mAG1d, v_mAG1d = wide(k_mAGd)[:, :, :, None], wide(v_mAGd)[:, :, :, None]
     probs_mAGR = ((q_AGRd * k_mAG1d).sum(-1) * scale - lse_AH.view(len(lse_AH), groups, -1)).exp()
     delta_AGR = (grad_AGRd * out_AGRd).sum(-1)
     dscore_mAGR1 = (probs_mAGR * ((grad_AGRd * v_mAG1d).sum(-1) - delta_AGR) * scale)[..., None]
@@ -192,7 +192,7 @@ def _among_tokens(x_A: Tensor, sight: Sight, tokens: int) -> Tensor:
 
 def _block_forward(inputs: Inputs, sight: Sight) -> tuple[Tensor, Tensor]:
     """Return out AHd and the log-sum-exp AH, float32 or wider."""
-    q, k, v = map(_wide, inputs)
+    q, k, v = map(wide, inputs)
     q_AGRd = _grouped(q, k.shape[1])
     out_AGRd, lse_AGR = torch.empty_like(q_AGRd), q_AGRd.new_empty(q_AGRd.shape[:-1])
     for c0, c1, n0, n1 in _blocks(sight.segments):
@@ -206,9 +206,9 @@ def _block_forward(inputs: Inputs, sight: Sight) -> tuple[Tensor, Tensor]:
 
 def _block_backward(grad_AHd: Tensor, inputs: Inputs, out_AHd: Tensor, lse_AH: Tensor, sight: Sight) -> Inputs:
     """Gradients through the keys of step 0, float32 or wider."""
-    q, k, v = map(_wide, inputs)
+    q, k, v = map(wide, inputs)
     scale = q.shape[-1] ** -0.5
-    q_AGRd, grad_AGRd, out_AGRd = (_grouped(_wide(x), k.shape[1]) for x in (q, grad_AHd, out_AHd))
+    q_AGRd, grad_AGRd, out_AGRd = (_grouped(wide(x), k.shape[1]) for x in (q, grad_AHd, out_AHd))
     lse_AGR, delta_AGR = lse_AH.view(len(lse_AH), k.shape[1], -1), (grad_AGRd * out_AGRd).sum(-1)
     dq_AGRd, dk, dv = torch.empty_like(q_AGRd), torch.zeros_like(k), torch.zeros_like(v)
     for c0, c1, n0, n1 in _blocks(sight.segments):

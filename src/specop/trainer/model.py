@@ -29,7 +29,7 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from specop.trainer.attention import Sight, ttt_attention
+from specop.trainer.attention import Sight, ttt_attention, wide
 from specop.trainer.batches import Pack
 from specop.trainer.fusion import fused
 
@@ -95,20 +95,15 @@ class RMSNorm(nn.Module):
         return _normed(x, self.weight, self.eps)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """float64 stays, everything narrower becomes float32."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 @fused
 def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(_wide(x), weight.shape, weight, eps)
+    return F.rms_norm(wide(x), weight.shape, weight, eps)
 
 
 @fused
 def _normed_parts(x_NCH: Tensor, weight_CH: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """Norm each captured layer with its own weight, and lay them side by side."""
-    return (F.rms_norm(_wide(x_NCH), x_NCH.shape[-1:], None, eps) * weight_CH).flatten(1).to(dtype)
+    return (F.rms_norm(wide(x_NCH), x_NCH.shape[-1:], None, eps) * weight_CH).flatten(1).to(dtype)
 
 
 @fused
@@ -116,8 +111,8 @@ def _normed_pair(
     embedding_NH: Tensor, h_NH: Tensor, weights: tuple[Tensor, Tensor], eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Return [normed embedding ; normed h] in `dtype`, and the normed h as it is."""
-    normed_NH = F.rms_norm(_wide(h_NH), h_NH.shape[-1:], weights[1], eps)
-    normed_embedding_NH = F.rms_norm(_wide(embedding_NH), h_NH.shape[-1:], weights[0], eps)
+    normed_NH = F.rms_norm(wide(h_NH), h_NH.shape[-1:], weights[1], eps)
+    normed_embedding_NH = F.rms_norm(wide(embedding_NH), h_NH.shape[-1:], weights[0], eps)
     return torch.cat([normed_embedding_NH, normed_NH], dim=-1).to(dtype), normed_NH
 
 
@@ -131,7 +126,7 @@ def _normed_sum(x_AH: Tensor, more_AH: Tensor, weight: Tensor, eps: float, dtype
 @fused
 def _rotated(x_NHd: Tensor, cos_Nd: Tensor, sin_Nd: Tensor) -> Tensor:
     """Turn each pair (i, i + d/2) by its position's angle, as Llama lays them out."""
-    wide_NHd = _wide(x_NHd)
+    wide_NHd = wide(x_NHd)
     low_NHd, high_NHd = wide_NHd.chunk(2, dim=-1)
     turned_NHd = torch.cat([-high_NHd, low_NHd], dim=-1)
     return (wide_NHd * cos_Nd[:, None] + turned_NHd * sin_Nd[:, None]).to(x_NHd.dtype)
