@@ -16,14 +16,11 @@ Resumable: each run is a JSON file under build/bench/quality/<size>/runs, and on
 import argparse
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +30,8 @@ from torch import Tensor
 
 from benchmarks import peer
 from benchmarks.quality_corpus import corpora
+from benchmarks.quality_judge import CONFIDENCE, Judge, accepted_length, bootstrap
+from benchmarks.quality_plan import SIZES, Arm, Comparison
 from specop.api.jobs import CONFIG_ENV, Outcome, TrainingConfig
 from specop.api.preset import DEFAULTS
 from specop.api.training_job import Hyperparameters
@@ -41,169 +40,14 @@ from specop.storage.local import LocalStore
 from specop.trainer.batches import Plan, Row, read_rows
 from specop.trainer.config import Recipe, recipe
 from specop.trainer.export import read_drafter, write_drafter
-from specop.trainer.judgement import serving_temperature, variant_of
-from specop.trainer.loop import Course, judge
 from specop.trainer.model import Eagle3
-from specop.trainer.states import Sizes, States
 from specop.trainer.teacher import Teacher
 from specop.trainer.vocabulary import draft_vocabulary
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "bench"
 ENGINE = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 Json = dict[str, Any]
-Counts = list[tuple[int, float]]
-"""Of each request: anchors, and drafts accepted at them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One way to train."""
-
-    name: str
-    corpus: str = "own"
-    judged_on: str = "own"
-    knobs: Json = field(default_factory=dict)
-    """What differs from the size's hyperparameters."""
-    peer: bool = False
-    tokens_of: str | None = None
-    """Arm whose tokens are taken as the budget, instead of the time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A comparison of two arms: how much better `arm` is than `than`."""
-
-    name: str
-    arm: str
-    than: str
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How much is trained."""
-
-    seconds: float
-    """Of training, each run."""
-    rates: tuple[str, ...]
-    seeds: int
-    knobs: Json
-    arms: Sequence[Arm]
-    rows: Sequence[Comparison]
-    served: Sequence[str] = ()
-    """Rows that a real engine confirms."""
-    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-
-
-def loss(*terms: tuple[str, str]) -> Json:
-    """Hyperparameters with this weighted sum of losses."""
-    return {"loss": [{"name": name, "weight": weight} for name, weight in terms]}
-
-
-KL, HYBRID = loss(("KL", "1")), loss(("LKHybrid", "1"))
-AGAINST_PEER = [
-    Arm("ours"),
-    Arm("peer", peer=True),
-    Arm("ours, tokens of peer", tokens_of="peer"),
-]
-PEER_ROWS = [
-    Comparison("ratio_equal_time", "ours", "peer"),
-    Comparison("ratio_equal_tokens", "ours, tokens of peer", "peer"),
-]
-SIZES = {
-    "tiny": Size(
-        seconds=1,
-        rates=("0.001", "0.004"),
-        seeds=2,
-        knobs={"batchTokens": 512, "draftVocabSize": 128, "computeDtype": "Float32", "evaluations": 1},
-        arms=[*AGAINST_PEER, Arm("LKHybrid", knobs=HYBRID)],
-        rows=[*PEER_ROWS, Comparison("LKHybrid vs default", "LKHybrid", "ours")],
-        served=["ratio_equal_time"],
-    ),
-    "demo": Size(
-        seconds=120,
-        rates=("0.0003", "0.0007", "0.0015"),
-        seeds=3,
-        knobs={"batchTokens": 2048, "draftVocabSize": 4096, "maxLength": 1024, "evaluations": 1},
-        arms=[
-            *AGAINST_PEER,
-            Arm("KL, T=0", knobs=KL),
-            Arm("LKHybrid, T=0", knobs=HYBRID),
-            Arm("KL, T=1", "own-sampled", "own-sampled", {**KL, "draftSampleMethod": "Probabilistic"}),
-            Arm("LKHybrid, T=1", "own-sampled", "own-sampled", {**HYBRID, "draftSampleMethod": "Probabilistic"}),
-            Arm("Eagle3", knobs={"architecture": "Eagle3"}),
-            *(Arm(f"teacher {mode}", knobs={**KL, "constrained": mode}) for mode in ("Unmasked", "Masked", "Served")),
-            Arm("general text", "general"),
-        ],
-        rows=[
-            *PEER_ROWS,
-            Comparison("LKHybrid vs KL, T=0", "LKHybrid, T=0", "KL, T=0"),
-            Comparison("LKHybrid vs KL, T=1", "LKHybrid, T=1", "KL, T=1"),
-            Comparison("Eagle31 vs Eagle3", "ours", "Eagle3"),
-            Comparison("teacher: masked vs unmasked", "teacher Masked", "teacher Unmasked"),
-            Comparison("teacher: served vs unmasked", "teacher Served", "teacher Unmasked"),
-            Comparison("custom vs general", "ours", "general text"),
-        ],
-        served=["ratio_equal_time", "custom vs general"],
-    ),
-}
-
-
-class Judge:
-    """Our evaluator over requests that no run has seen, one request at a time."""
-
-    def __init__(self, target: Path, file: Path, folder: Path) -> None:
-        self._target, self._folder = target, folder
-        rows = read_rows([file], 8192, self.teacher.config.vocab_size)
-        self.rows = self.teacher.grammars.known(rows)  # judged against what the grammar allowed, as an engine verifies
-
-    @cached_property
-    def teacher(self) -> Teacher:
-        """The target."""
-        return Teacher(self._target, torch.float32, torch.device("cpu"))
-
-    @cached_property
-    def states(self) -> States:
-        """Its states on those requests."""
-        sizes = Sizes(self.teacher.config.hidden_size, len(self.teacher.layers))
-        states = States(self._folder / "states", self.rows, self.teacher, sizes, self.teacher.grammars.masks)
-        states.fit(sys.maxsize)
-        states.make(states.missing(), lambda _: None)
-        return states
-
-    def counts(self, model: Eagle3, vocabulary_D: Tensor, knobs: Recipe) -> Counts:
-        """Judge a drafter."""
-        head_DH = self.teacher.head_VH[vocabulary_D]
-        found = []
-        for index in range(len(self.rows)):
-            one = One(self.states, index)
-            course = Course(
-                recipe=knobs,
-                digest="",
-                train=one,  # type: ignore[arg-type]
-                holdout=one,  # type: ignore[arg-type]
-                vocabulary_D=vocabulary_D,
-                teacher=lambda last_CH: self.teacher.logits(last_CH, head_DH),
-                device=torch.device("cpu"),
-                variant=variant_of(serving_temperature(self.rows), knobs.draft_sample_method),
-            )
-            judged = judge(model, course, threading.Event())
-            found.append((judged.anchors, round((judged.acceptance_length - 1) * judged.anchors, 6)))
-        return found
-
-
-class One:
-    """States of a single row of many."""
-
-    def __init__(self, states: States, index: int) -> None:
-        self.rows: Sequence[Row] = [states.rows[index]]
-        self._states, self._index = states, index
-
-    def pack(self, members: Sequence[int], device: torch.device) -> Any:
-        """Assemble it."""
-        return self._states.pack([self._index for _ in members], device)
 
 
 class Bench:
@@ -267,7 +111,7 @@ class Bench:
             rate = self.best(replace(self._arm("ours"), knobs=arm.knobs))[0]["rate"]
         else:
             first = [self.run(arm, rate, 0) for rate in self.size.rates]
-            rate = max(first, key=lambda run: _length(run["validation"]))["rate"]
+            rate = max(first, key=lambda run: accepted_length(run["validation"]))["rate"]
         return [self.run(arm, rate, seed) for seed in range(self.size.seeds)]
 
     def _arm(self, name: str) -> Arm:
@@ -418,7 +262,7 @@ class Bench:
                 {
                     "arm": name,
                     "learning_rate": runs[0]["rate"],
-                    "acceptance_length": [round(1 + _length(run["test"]), 4) for run in runs],
+                    "acceptance_length": [round(1 + accepted_length(run["test"]), 4) for run in runs],
                     "seconds": [round(run["seconds"], 1) for run in runs],
                     "tokens": [run["tokens"] for run in runs],
                 }
@@ -431,28 +275,6 @@ def _served(found: list[float] | None) -> Json:
     if found is None:
         return {}
     return {"served": [round(value, 4) for value in found], "served_ratio": round(found[0] / found[1], 4)}
-
-
-def bootstrap(ours: Sequence[Counts], theirs: Sequence[Counts]) -> tuple[float, float, float]:
-    """Ratio of accepted tokens per draft, and its interval: requests are drawn, the same ones for both arms."""
-    requests = range(len(ours[0]))
-    chance = random.Random(0)
-
-    def ratio(drawn: Sequence[int]) -> float:
-        mine, others = (
-            sum(_length([counts[request] for request in drawn]) for counts in side) / len(side)
-            for side in (ours, theirs)
-        )
-        return mine / max(others, 1e-9)
-
-    found = sorted(ratio(chance.choices(requests, k=len(requests))) for _ in range(RESAMPLES))
-    edge = round((1 - CONFIDENCE) / 2 * RESAMPLES)
-    return ratio(requests), found[edge], found[-edge - 1]
-
-
-def _length(counts: Counts) -> float:
-    """Return accepted tokens per draft."""
-    return sum(accepted for _, accepted in counts) / max(sum(anchors for anchors, _ in counts), 1)
 
 
 def main() -> None:

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 import zstandard
 
 from specop.api.dataset import DatasetFacts
 from specop.api.jobs import CONFIG_ENV, DatasetConfig
+from specop.common.errors import UserError
 from specop.data.main import make_dataset
 from specop.storage.blobs import Manifest, blob_uri, read_manifest
 from specop.storage.job import Job
 from specop.storage.local import LocalStore
 
 Json = dict[str, Any]
+WINDOW = {"source": "log", "since": "2026-01-01T00:02:00Z", "until": "2026-01-01T00:07:00Z"}
 ROOT = Path(__file__).parents[2]
 PACKED = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
 
@@ -143,3 +146,17 @@ class World:
             text=True,
             preexec_fn=preexec,  # noqa: PLW1509 - it writes a number to a file
         )
+
+
+def failure(world: World, *sources: Json, **more: Any) -> UserError:
+    """Return why no dataset is made of these sources; nothing of one is left."""
+    with pytest.raises(UserError) as caught:
+        world.make(sources, **more)
+    assert not (world.folder / "out" / "datasets").exists()
+    return caught.value
+
+
+def captures(world: World, day: str, rows: list[Json], name: str = "pod-1-1") -> Json:
+    """Write captures where a companion ships them; return a source that reads them by a window."""
+    world.write(f"captures/n/agent/dt={day}/hour=00/{name}.jsonl.zst", rows)
+    return {"name": "log", "window": {**WINDOW, "prefix": f"file://{world.folder}/in/captures/n/agent"}}

@@ -136,6 +136,17 @@ def test_figures_are_shown_by_source_length_and_policy(trained: Trained) -> None
     assert float(shown.vocabulary_mass or 0) > 0.5
 
 
+def test_what_privacy_changed_is_no_sample_and_what_is_novel_is_shown_apart(trained: Trained) -> None:
+    found = judged(trained)
+    rows = [replace(row, altered=index == 0, novel=index in {1, 2}) for index, row in enumerate(found.rows)]
+    shown = Judgement(rows, found.sums, "OneHot").evaluation()
+    parts_ = {part.name: part.positions for part in shown.slices}
+    anchors_R = found.sums.anchors_R
+    assert parts_["offPolicy"] == int(anchors_R[0])
+    assert parts_["novel"] == int(anchors_R[1] + anchors_R[2])
+    assert shown.positions == int(anchors_R[1:].sum())
+
+
 def test_where_no_row_is_on_policy_the_others_decide(trained: Trained) -> None:
     found = judged(trained)
     rows = [replace(row, constrained=True) for row in found.rows]

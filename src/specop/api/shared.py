@@ -298,7 +298,8 @@ class EvaluationSlice(Observed):
     """Held-out figures of a part of the rows."""
 
     name: Annotated[str, Field(max_length=64)] = Field(
-        description="source/NAME; length/1k, length/4k, length/over (tokens of the row); constrained; offPolicy."
+        description="source/NAME; length/1k, length/4k, length/over (tokens of the row); constrained; novel (like "
+        "nothing to train on); offPolicy."
     )
     acceptance_length: Figure = Field(description="Mean tokens per target step.")
     positions: int = Field(default=0, description="Anchors that were judged.")

@@ -36,7 +36,7 @@ WORD = 32
 """Tokens of a word of a mask."""
 FREE = -1
 """Index of the mask that allows everything."""
-COLUMNS = ["key", "source", "input_ids", "spans", "constrained", "grammar", "temperature"]
+COLUMNS = ["key", "source", "input_ids", "spans", "constrained", "grammar", "temperature", "altered", "novel"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Row:
     source: str = ""
     grammar: str | None = None
     """That grammar, as JSON, where it is known."""
+    altered: bool = False
+    """Privacy changed its text, so it is not what the target wrote."""
+    novel: bool = False
+    """Held out, and like nothing to train on."""
 
     @property
     def unknown(self) -> bool:
@@ -122,6 +126,8 @@ def _row(record: dict[str, Any], max_length: int) -> Row:
         temperature=float(record["temperature"] or 0),
         source=str(record["source"] or ""),
         grammar=record.get("grammar"),
+        altered=bool(record.get("altered")),
+        novel=bool(record.get("novel")),
     )
 
 

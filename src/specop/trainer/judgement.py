@@ -6,6 +6,7 @@ as often as it says, the sum of p(argmax), give or take the root of the sum of p
 own if nearly all labels are its argmax: arithmetic in other dtypes and batch sizes turns a few near-ties. Where a
 grammar was in force that is not known, p is not what the engine verified against: a sampled row then says nothing, and
 of a greedy one, which is the masked argmax, agreement with what was served is all that counts; it is taken at its word.
+A row whose text privacy changed is nobody's sample.
 
 Rows that are not on-policy are shown apart, and decide only where there are no others.
 """
@@ -59,7 +60,8 @@ class Judgement:
         greedy_R = _mask(row.temperature <= 0 for row in self.rows)
         unknown_R = _mask(row.unknown for row in self.rows)
         close_R = (s.argmax_R - s.peak_R).abs() <= DEVIATIONS * s.variance_R.sqrt() + 1
-        return torch.where(greedy_R, unknown_R | (s.argmax_R >= GREEDY_SHARE * s.labels_R), close_R & ~unknown_R)
+        own_R = torch.where(greedy_R, unknown_R | (s.argmax_R >= GREEDY_SHARE * s.labels_R), close_R & ~unknown_R)
+        return own_R & ~_mask(row.altered for row in self.rows)
 
     @cached_property
     def judged_R(self) -> Tensor:
@@ -119,9 +121,10 @@ class Judgement:
         return f"{1 + sum(self._accepted(variant, rows_R)):.3f}"
 
     def _slices(self) -> list[EvaluationSlice]:
-        """Parts of the rows that decide, by source, length and grammar; and the rows that are not on-policy."""
+        """Parts of the rows that decide, by source, length, grammar and novelty; and the rows not on-policy."""
         parts = {name: _mask(_length(row) == name for row in self.rows) for name in _LENGTH_NAMES}
         parts["constrained"] = _mask(row.constrained for row in self.rows)
+        parts["novel"] = _mask(row.novel for row in self.rows)
         found = [self._slice(name, part_R & self.judged_R) for name, part_R in parts.items()]
         found.append(self._slice("offPolicy", ~self.on_policy_R))
         names = sorted({row.source for row in self.rows})

@@ -1,0 +1,101 @@
+"""What `benchmarks.quality` trains and compares: arms, rows of the table, and how much at each size. Data only."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to train."""
+
+    name: str
+    corpus: str = "own"
+    judged_on: str = "own"
+    knobs: Json = field(default_factory=dict)
+    """What differs from the size's hyperparameters."""
+    peer: bool = False
+    tokens_of: str | None = None
+    """Arm whose tokens are taken as the budget, instead of the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A comparison of two arms: how much better `arm` is than `than`."""
+
+    name: str
+    arm: str
+    than: str
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is trained."""
+
+    seconds: float
+    """Of training, each run."""
+    rates: tuple[str, ...]
+    seeds: int
+    knobs: Json
+    arms: Sequence[Arm]
+    rows: Sequence[Comparison]
+    served: Sequence[str] = ()
+    """Rows that a real engine confirms."""
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+
+
+def loss(*terms: tuple[str, str]) -> Json:
+    """Hyperparameters with this weighted sum of losses."""
+    return {"loss": [{"name": name, "weight": weight} for name, weight in terms]}
+
+
+KL, HYBRID = loss(("KL", "1")), loss(("LKHybrid", "1"))
+AGAINST_PEER = [
+    Arm("ours"),
+    Arm("peer", peer=True),
+    Arm("ours, tokens of peer", tokens_of="peer"),
+]
+PEER_ROWS = [
+    Comparison("ratio_equal_time", "ours", "peer"),
+    Comparison("ratio_equal_tokens", "ours, tokens of peer", "peer"),
+]
+SIZES = {
+    "tiny": Size(
+        seconds=1,
+        rates=("0.001", "0.004"),
+        seeds=2,
+        knobs={"batchTokens": 512, "draftVocabSize": 128, "computeDtype": "Float32", "evaluations": 1},
+        arms=[*AGAINST_PEER, Arm("LKHybrid", knobs=HYBRID)],
+        rows=[*PEER_ROWS, Comparison("LKHybrid vs default", "LKHybrid", "ours")],
+        served=["ratio_equal_time"],
+    ),
+    "demo": Size(
+        seconds=120,
+        rates=("0.0003", "0.0007", "0.0015"),
+        seeds=3,
+        knobs={"batchTokens": 2048, "draftVocabSize": 4096, "maxLength": 1024, "evaluations": 1},
+        arms=[
+            *AGAINST_PEER,
+            Arm("KL, T=0", knobs=KL),
+            Arm("LKHybrid, T=0", knobs=HYBRID),
+            Arm("KL, T=1", "own-sampled", "own-sampled", {**KL, "draftSampleMethod": "Probabilistic"}),
+            Arm("LKHybrid, T=1", "own-sampled", "own-sampled", {**HYBRID, "draftSampleMethod": "Probabilistic"}),
+            Arm("Eagle3", knobs={"architecture": "Eagle3"}),
+            *(Arm(f"teacher {mode}", knobs={**KL, "constrained": mode}) for mode in ("Unmasked", "Masked", "Served")),
+            Arm("general text", "general"),
+        ],
+        rows=[
+            *PEER_ROWS,
+            Comparison("LKHybrid vs KL, T=0", "LKHybrid, T=0", "KL, T=0"),
+            Comparison("LKHybrid vs KL, T=1", "LKHybrid, T=1", "KL, T=1"),
+            Comparison("Eagle31 vs Eagle3", "ours", "Eagle3"),
+            Comparison("teacher: masked vs unmasked", "teacher Masked", "teacher Unmasked"),
+            Comparison("teacher: served vs unmasked", "teacher Served", "teacher Unmasked"),
+            Comparison("custom vs general", "ours", "general text"),
+        ],
+        served=["ratio_equal_time", "custom vs general"],
+    ),
+}
