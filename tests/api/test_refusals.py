@@ -91,12 +91,12 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "source of two kinds": (
         DATASET,
         {"spec.sources.0.objects": AN_OBJECT},
-        "set exactly one of: objects, requestLog, upload",
+        "set exactly one of: objects, requestLog, upload, seeds",
     ),
     "source of no kind": (
         DATASET,
         {"spec.sources.0.requestLog": REMOVED},
-        "set exactly one of: objects, requestLog, upload",
+        "set exactly one of: objects, requestLog, upload, seeds",
     ),
     "source twice": (DATASET, {"spec.sources": TWICE}, "spec.sources[1]: Duplicate value"),
     "source name": (DATASET, {"spec.sources.0.name": "Prod Logs"}, "must be lower-case letters, digits and -"),
@@ -133,6 +133,37 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         DATASET,
         {"spec.sources": [{"name": "mine", "upload": {}, "storage": {"region": "eu-1"}}]},
         "uploaded files lie in the dataset's own output",
+    ),
+    "seeds that nobody completes": (
+        DATASET,
+        {"spec.sources": [{"name": "code", "seeds": {"set": "code"}}]},
+        "seeds have no answers: say who completes them",
+    ),
+    "a set that does not exist": (
+        DATASET,
+        {"spec.sources": [{"name": "code", "seeds": {"set": "poems"}}]},
+        'supported values: "code", "function-calling"',
+    ),
+    "nobody to ask": (DATASET, {"spec.regenerate": {}}, "set exactly one of: endpointRef, url"),
+    "a url without the model's name": (
+        DATASET,
+        {"spec.regenerate": {"url": "http://h/v1"}},
+        "say by which name the target is served there",
+    ),
+    "a url that is none": (
+        DATASET,
+        {"spec.regenerate": {"url": "h", "model": "m"}},
+        "must be the base of an OpenAI API",
+    ),
+    "an endpoint's target by name": (
+        DATASET,
+        {"spec.regenerate": {"endpointRef": {"name": "agent"}, "model": "m"}},
+        "an endpoint names its target itself",
+    ),
+    "a key for an endpoint": (
+        DATASET,
+        {"spec.regenerate": {"endpointRef": {"name": "agent"}, "keySecretRef": {"name": "k"}}},
+        "endpoints ask for no key",
     ),
     "surrogates without a key": (DATASET, {"spec.privacy": {"action": "Surrogate"}}, "surrogates need a key"),
     "surrogates of one entity without a key": (

@@ -86,6 +86,13 @@ def test_an_approval_that_is_taken_away_wakes_its_drafter() -> None:
     assert DRAFTER in bench.woken()
 
 
+def test_an_endpoint_wakes_datasets_that_ask_it() -> None:
+    asks = harness.obj("SpeculatorDataset", "agent-v1", sources=[], regenerate={"endpointRef": {"name": "agent"}})
+    bench = Bench(seen(asks))
+    bench.intake.seen(ALL[0])
+    assert bench.woken() == {ENDPOINT, DATASET}
+
+
 def test_a_preset_wakes_jobs_of_all_namespaces() -> None:
     bench = Bench(*ALL)
     body = {

@@ -105,7 +105,7 @@ def test_decisions_do_not_depend_on_the_order_of_reading() -> None:
         with tempfile.TemporaryDirectory() as folder, Survey(Path(folder)) as survey:
             survey.add(pa.RecordBatch.from_pylist(batch, SURVEYED))
             survey.decide([Share()], Holdout(percent=20), NearDuplicates(max_per_shape=5))
-            fates, _, seen, _ = survey.decisions()
+            fates, _, seen, *_ = survey.decisions()
         return {lines[index]["key"]: (Fate(fates[at]), seen[at]) for at, index in enumerate(order)}
 
     order = list(range(60))

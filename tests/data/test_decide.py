@@ -43,7 +43,7 @@ def decide(lines: list[Line], sources: list[Share], holdout: Holdout) -> list[tu
     with tempfile.TemporaryDirectory() as folder, Survey(Path(folder)) as survey:
         survey.add(pa.RecordBatch.from_pylist(rows, SURVEYED))
         survey.decide(sources, holdout)
-        fates, copies, _, _ = survey.decisions()
+        fates, copies, *_ = survey.decisions()
         assert sum(survey.counts().values()) == len(lines)
     return [(Fate(fate), copies[index] if copies else 1) for index, fate in enumerate(fates)]
 

@@ -68,6 +68,31 @@ WAITS = [
         "up to the window's end",
         id="window not over",
     ),
+    pytest.param(
+        observed(build.dataset(regenerate={"endpointRef": {"name": "asked"}}), agent()),
+        "WaitingForEndpoint",
+        False,
+        "DraftedEndpoint asked",
+        id="nobody to ask",
+    ),
+    pytest.param(
+        observed(build.dataset(regenerate={"endpointRef": {"name": "agent"}}), agent()),
+        "WaitingForEndpoint",
+        False,
+        "until DraftedEndpoint agent is ready",
+        id="who is asked is not ready",
+    ),
+    pytest.param(
+        observed(
+            build.dataset(regenerate={"endpointRef": {"name": "asked"}}),
+            agent(),
+            build.endpoint("asked", target={"uri": "s3://models/other"}),
+        ),
+        "TargetMismatch",
+        True,
+        "one that serves the dataset's target",
+        id="another model to ask",
+    ),
     pytest.param(observed(build.dataset(suspend=True), agent()), "Suspended", False, "spec.suspend", id="suspended"),
 ]
 
@@ -237,3 +262,26 @@ def test_an_object_on_its_way_out_is_left_alone() -> None:
     gone = obj.model_copy(update={"metadata": obj.metadata.model_copy(update={"deletion_timestamp": "now"})})
     plan = dataset.plan(observed(gone, agent()), build.at(0))
     assert (plan.status, plan.creates) == (None, ())
+
+
+ASKED = {"endpointRef": {"name": "asked"}, "targetNames": ["alias"]}
+READY: Json = {
+    "url": "http://asked.team-a.svc/v1",
+    "conditions": [{"type": "Ready", "status": "True", "reason": "ServingBase"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("regenerate", "expected"),
+    [
+        (ASKED, {"url": READY["url"], "model": "asked", "targetNames": ["asked", "alias", "agent"]}),
+        ({"url": "http://h/v1", "model": "m"}, {"url": "http://h/v1", "model": "m", "targetNames": ["m", "agent"]}),
+    ],
+)
+def test_whom_to_ask_is_frozen_with_all_names_of_the_target(regenerate: Json, expected: Json) -> None:
+    inputs = observed(build.dataset(regenerate=regenerate), agent())
+    asked = build.endpoint("asked", status=READY)
+    named = {**inputs.endpoints, **({"asked": asked} if "endpointRef" in regenerate else {})}
+    plan = dataset.plan(replace(inputs, endpoints=named), build.at(0))
+    assert plan.status is not None
+    assert plan.status["resolved"]["regenerate"] == expected

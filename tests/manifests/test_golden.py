@@ -51,8 +51,12 @@ def dataset() -> Json:
                 "prefix": "s3://team-a/captured/team-a/agent",
             }
         ],
+        "regenerate": {"url": "http://asked.team-a.svc/v1", "model": "asked", "targetNames": ["asked", "agent"]},
     }
-    obj = build.dataset(storage={**CA, "credentials": {"serviceAccountName": "reader"}})
+    obj = build.dataset(
+        storage={**CA, "credentials": {"serviceAccountName": "reader"}},
+        regenerate={"url": "http://asked.team-a.svc/v1", "model": "asked", "keySecretRef": {"name": "asked"}},
+    )
     status = DatasetStatus.model_validate({"resolved": resolved})
     return dataset_job(obj.model_copy(update={"status": status}), RUNTIMES)
 

@@ -22,6 +22,7 @@ from specop.api.base import (
 from specop.api.markers import Cel, Immutable, ListMap, ServerDefault, Worded
 from specop.api.privacy import Privacy
 from specop.api.quality import Consent, Period, Quality, RowFilter
+from specop.api.regenerate import Regenerate, ResolvedRegenerate
 from specop.api.shared import NamedUid, NoOutput, PodTemplate, Storage, TargetFacts, TargetSpec
 
 RowFormat = Literal[
@@ -81,11 +82,26 @@ class UploadSource(Model):
     )
 
 
+class SeedsSource(Model):
+    """Prompts without answers: the target completes them (spec.regenerate)."""
+
+    RULES: ClassVar[tuple[Cel, ...]] = (exactly_one("set", "uri"),)
+
+    set: Literal["code", "function-calling"] | None = Field(
+        default=None, description="A set that comes with specop (docs/datasets.md)."
+    )
+    uri: UriPattern | None = Field(
+        default=None,
+        description="Files in object storage, read in place: a line is a prompt (text or messages) or messages, and "
+        "options of the request beside it.",
+    )
+
+
 class Source(Model):
     """One source of conversations."""
 
     RULES: ClassVar[tuple[Cel, ...]] = (
-        exactly_one("objects", "requestLog", "upload"),
+        exactly_one("objects", "requestLog", "upload", "seeds"),
         Cel(
             "!has(self.upload) || !has(self.storage)",
             "uploaded files lie in the dataset's own output: leave storage out",
@@ -114,6 +130,7 @@ class Source(Model):
         description="What `specop upload FILE… dataset/NAME` put under OUTPUT/uploads/NAMESPACE/NAME/ before the Job "
         "began; make the dataset with suspend: true, upload, set it to false.",
     )
+    seeds: SeedsSource | None = Field(default=None, description="Prompts that the target completes.")
     filter: RowFilter = Field(default_factory=RowFilter, description="Which of its rows.")
     exclude_periods: Annotated[list[Period], Field(max_length=32)] = Field(
         default_factory=list, description="Rows of these times, and rows without a time, are left out."
@@ -170,6 +187,14 @@ class Engine(Model):
 class DatasetSpec(Model):
     """What the dataset is made of."""
 
+    RULES: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "!self.sources.exists(source, has(source.seeds)) || has(self.regenerate)",
+            "seeds have no answers: say who completes them",
+            ".regenerate",
+        ),
+    )
+
     target: Annotated[TargetSpec, Immutable()] = Field(
         description="The model whose tokenizer and chat template make the rows."
     )
@@ -190,6 +215,9 @@ class DatasetSpec(Model):
     )
     quality: Annotated[Quality, Immutable()] = Field(
         default_factory=Quality, description="Which conversations the dataset does without."
+    )
+    regenerate: Annotated[Regenerate, Immutable()] | None = Field(
+        default=None, description="Ask the target for answers. Unset: all answers are taken as the target's own."
     )
     engine: Annotated[Engine, Immutable()] = Field(
         default_factory=Engine, description="Where rows are worked on, if not in the Job's pod."
@@ -218,6 +246,7 @@ class DatasetResolved(Observed):
     windows: Annotated[list[ResolvedWindow], Field(max_length=32), ListMap(("source",))] = Field(
         default_factory=list, description="Windows of requestLog sources, made absolute."
     )
+    regenerate: ResolvedRegenerate | None = Field(default=None, description="Where answers are asked anew.")
 
 
 class DatasetProgress(Observed):
@@ -230,10 +259,11 @@ class DatasetProgress(Observed):
 
 
 class DatasetCounts(Observed):
-    """Conversations: read = kept + dropped + setAside."""
+    """Conversations: read = kept + regenerated + dropped + setAside."""
 
     read: int = Field(default=0, description="Conversations read.")
-    kept: int = Field(default=0, description="In the dataset, holdout included.")
+    kept: int = Field(default=0, description="In the dataset as they were logged, holdout included.")
+    regenerated: int = Field(default=0, description="In the dataset with an answer of the target's, asked anew.")
     dropped: int = Field(default=0, description="Left out, for the reasons below.")
     set_aside: int = Field(default=0, description="Malformed lines.")
     duplicates: int = Field(default=0, description="Part of dropped.")
@@ -244,8 +274,9 @@ class DatasetCounts(Observed):
     excluded: int = Field(default=0, description="Part of dropped: of an excluded period, or filtered out.")
     unfit: int = Field(default=0, description="Part of dropped: beyond the limits of quality.")
     no_consent: int = Field(default=0, description="Part of dropped: marked as not for training.")
+    unanswered: int = Field(default=0, description="Part of dropped: the target refused to answer anew.")
     private: int = Field(default=0, description="Part of dropped: with personal data or secrets, by policy.")
-    altered: int = Field(default=0, description="Part of kept: personal data or secrets were replaced.")
+    altered: int = Field(default=0, description="Part of what is kept: personal data or secrets were replaced.")
     filtered: int = Field(default=0, description="Part of dropped: left out by transform.sql.")
     truncated_rows: int = Field(default=0, description="Rows that were cut to transform.maxLength.")
 

@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from specop.api.base import Digest, Model, Observed, Uri
-from specop.api.dataset import DatasetFacts, Engine, Holdout, ObjectsSource, ResolvedWindow, Transform
+from specop.api.dataset import DatasetFacts, Engine, Holdout, ObjectsSource, ResolvedWindow, SeedsSource, Transform
 from specop.api.privacy import Privacy
 from specop.api.quality import Consent, Period, Quality, RowFilter
+from specop.api.regenerate import ServedName
 from specop.api.shared import Contract, TargetFacts, Weights
 from specop.api.training_job import Hyperparameters, TrainingSummary
 
@@ -53,10 +54,22 @@ class SourceConfig(Model):
     repeat: int = 1
     objects: ObjectsSource | None = None
     window: ResolvedWindow | None = None
+    seeds: SeedsSource | None = None
     min_requests: int = 1
     filter: RowFilter = Field(default_factory=RowFilter)
     exclude_periods: list[Period] = Field(default_factory=list)
     store: StoreConfig | None = None
+
+
+class RegenerateConfig(Model):
+    """Whom to ask for answers, and for which; the key, if there is one, is in the environment."""
+
+    mode: Literal["Never", "IfTargetDiffers", "Always"] = "IfTargetDiffers"
+    url: str
+    model: str
+    target_names: list[ServedName] = Field(default_factory=list)
+    concurrency: int = 16
+    max_tokens: int = 2048
 
 
 class DatasetConfig(RunConfig):
@@ -68,6 +81,7 @@ class DatasetConfig(RunConfig):
     consent: Consent = Field(default_factory=Consent)
     privacy: Privacy = Field(default_factory=Privacy)
     quality: Quality = Field(default_factory=Quality)
+    regenerate: RegenerateConfig | None = None
     engine: Engine = Field(default_factory=Engine)
 
 

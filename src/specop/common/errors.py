@@ -2,6 +2,7 @@
 
     SpecopError
     ├── Retryable        the same call may succeed later (network, 429, 5xx): backoff with jitter
+    │   └── Unreachable  what a Job's process needs does not answer; carries a reason
     ├── Conflict         somebody wrote first (409): read again, plan again
     └── Terminal         no retry can help until the user changes something; carries a reason
         └── UserError    raised inside a Job's process: ends it with EXIT_USER_ERROR
@@ -27,6 +28,12 @@ class Retryable(SpecopError):
     def __init__(self, message: str, *, after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.after_seconds = after_seconds
+
+
+class Unreachable(Retryable):
+    """Something that a Job's process needs did not answer, or only with errors of its own."""
+
+    reason: str
 
 
 class Conflict(SpecopError):

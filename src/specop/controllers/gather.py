@@ -89,6 +89,8 @@ class Gatherer:
     def dataset(self, key: Key, obj: SpeculatorDataset, children: Children) -> DatasetObserved:
         """Observe a dataset."""
         names = {source.request_log.endpoint_ref.name for source in obj.spec.sources if source.request_log is not None}
+        if obj.spec.regenerate and obj.spec.regenerate.endpoint_ref:
+            names.add(obj.spec.regenerate.endpoint_ref.name)
         found = {name: self._neighbour(DraftedEndpoint, ENDPOINT, key.namespace, name) for name in names}
         return DatasetObserved(
             obj=obj,

@@ -34,8 +34,9 @@ def interests(body: Json) -> Iterator[Topic]:
     """Return what an object looks at, beside itself and its children."""
     kind, namespace, name = key_of(body)
     if kind == DATASET.name:
-        for source in _at(body, "spec", "sources") or ():
-            if endpoint := _at(source, "requestLog", "endpointRef", "name"):
+        sources = _at(body, "spec", "sources") or ()
+        for user in (*(_at(source, "requestLog") for source in sources), _at(body, "spec", "regenerate")):
+            if endpoint := _at(user or {}, "endpointRef", "name"):
                 yield ENDPOINT.name, namespace, endpoint
     elif kind == TRAINING_JOB.name:
         yield DATASET.name, namespace, _at(body, "spec", "datasetRef", "name")

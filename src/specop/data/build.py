@@ -45,6 +45,8 @@ class Built:
     """Exchanges whose text privacy changed."""
     entities: Counter[str] = field(default_factory=Counter)
     """What it replaced, by name."""
+    regenerated: Counter[int] = field(default_factory=Counter)
+    """Exchanges by source whose answer was asked anew."""
     corrected: Counter[tuple[int, Fate, Fate]] = field(default_factory=Counter)
     """Exchanges by source whose fate turned out to be another: source, was, is."""
 
@@ -87,6 +89,7 @@ class Output:
         self.built.altered += made.altered
         self.built.entities.update(made.entities)
         self.built.supervised[place.name] += made.supervised
+        self.built.regenerated[place.source] += made.regenerated
         for (was, now), count in made.corrected.items():
             self.built.corrected[place.source, was, now] += count
 

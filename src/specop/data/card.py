@@ -23,6 +23,7 @@ _DROPPED = {
     "unsupervised": "without a generated token",
     "filtered": "left out by SQL",
     "noConsent": "marked as not for training",
+    "unanswered": "refused by the target, asked anew",
     "private": "with personal data, dropped by policy",
     "duplicates": "exact duplicates",
     "outweighed": "beyond the source's share",
@@ -83,6 +84,8 @@ def _funnel(counts: Json) -> Iterable[tuple[str, int]]:
         yield f"less {words}", counts[name]
     yield "less unsupported or refused by the template", counts["dropped"] + counts["setAside"] - known
     yield "kept", counts["kept"]
+    if counts["regenerated"]:
+        yield "kept with a new answer of the target's", counts["regenerated"]
 
 
 def _lengths(buckets: list[Json]) -> str:

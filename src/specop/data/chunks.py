@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from specop.api import reasons
-from specop.api.dataset import RowFormat
 from specop.common.errors import UserError
 from specop.data import formats
-from specop.data.detect import SOUGHT, detect
+from specop.data.detect import SOUGHT, Format, detect
 from specop.data.formats import Fate, Unusable
 from specop.data.reader import Line, read_lines
 from specop.data.sources import SourceObject, Window
@@ -39,7 +38,7 @@ class Chunk:
     """Some lines of one object; lists run along each other."""
 
     place: Place
-    format: RowFormat | None
+    format: Format | None
     """None only where no line so far was JSON."""
     ordinals: list[int] = field(default_factory=list)
     """0, 1, 2 … over all lines of all sources, in the order of reading."""
@@ -54,6 +53,12 @@ class Chunk:
     """In the second pass only: whether a line is held out and like one to train on."""
     clean: list[bool] = field(default_factory=list)
     """In the second pass only: whether privacy found nothing in a line in the first one."""
+    answers: list[bytes | None] = field(default_factory=list)
+    """In the second pass only: what the target answered to a line that was asked anew (`question.to_json`)."""
+
+    def answer(self, index: int) -> bytes | None:
+        """Return the target's answer to a line, if it was asked."""
+        return self.answers[index] if self.answers else None
 
 
 class Verdict(NamedTuple):
@@ -63,6 +68,7 @@ class Verdict(NamedTuple):
     copies: int = 1
     seen: bool = False
     clean: bool = False
+    answer: bytes | None = None
 
 
 Judge = Callable[[int], Verdict | None]
@@ -91,6 +97,7 @@ def read_chunks(
                 chunk.copies.append(verdict.copies)
                 chunk.seen.append(verdict.seen)
                 chunk.clean.append(verdict.clean)
+                chunk.answers.append(verdict.answer)
             chunk.ordinals.append(ordinal)
             chunk.offsets.append(line.offset)
             chunk.lines.append(line.data)
@@ -102,7 +109,7 @@ def read_chunks(
             yield chunk
 
 
-def _format(found: SourceObject, line: Line) -> RowFormat | None:
+def _format(found: SourceObject, line: Line) -> Format | None:
     """Name the format by the first line that is JSON."""
     try:
         row = formats.parse(line.data)

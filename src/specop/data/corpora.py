@@ -6,7 +6,7 @@ Their rows say nothing of when and by whom; what they learn from is what the for
 import json
 from typing import Any
 
-from specop.data.formats import Exchange, Fate, Json, Unusable, conversation, moment, token_ids
+from specop.data.formats import Exchange, Fate, Json, Unusable, asked, conversation, moment, token_ids
 
 _ROLES = {
     **dict.fromkeys(("human", "user", "prompter"), "user"),
@@ -82,6 +82,21 @@ def read_prompt_completion(row: Json) -> Exchange:
     if len(exchange.request["messages"]) < len(before):
         raise Unusable(Fate.UNSUPERVISED, "no assistant turn")
     return exchange
+
+
+def read_prompt(row: Json) -> Exchange:
+    """Read a prompt without an answer: `{"prompt": …}`, a text or messages, or `{"messages": […]}`. Raises Unusable.
+
+    Options of a request may stand beside it. Answers at its end are left out: the target gives its own.
+    """
+    prompt = row.get("prompt", row.get("messages"))
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if not isinstance(messages, list):
+        raise Unusable(Fate.SET_ASIDE, "prompt or messages of a wrong type")
+    while messages and isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
+        messages = messages[:-1]
+    options = {key: value for key, value in row.items() if key not in ("prompt", "time", "id")}
+    return asked({**options, "messages": messages}, time=moment(row.get("time")))
 
 
 def read_text(row: Json) -> Exchange:

@@ -85,6 +85,8 @@ class Decisions(NamedTuple):
     """1 where a line is held out and like one to train on."""
     clean: bytes
     """1 where privacy found nothing."""
+    anew: bytes
+    """1 where the target is to be asked; empty: nowhere."""
 
 
 class Likeness(NamedTuple):
@@ -115,7 +117,7 @@ class Survey:
         )
         self._db.execute(
             "create table rows (ordinal bigint, source usmallint, key blob, time bigint,"
-            " conversation blob, content blob, bytes uinteger, fate utinyint, clean boolean,"
+            " conversation blob, content blob, bytes uinteger, fate utinyint, clean boolean, anew boolean,"
             f" {', '.join(f'{name} uinteger' for name in alike.BANDS)}, sketch0 bigint, sketch1 bigint,"
             " copies utinyint default 1, seen boolean default false)"
         )
@@ -179,8 +181,9 @@ class Survey:
     def decisions(self) -> Decisions:
         """Return what becomes of each line."""
         copies = self._by_ordinal("copies", 1) if self._repeated else b""
+        anew = self._by_ordinal("anew::utinyint", 0) if self._number("select count(*) from rows where anew") else b""
         seen, clean = (self._by_ordinal(f"{name}::utinyint", 0) for name in ("seen", "clean"))
-        return Decisions(self._by_ordinal("fate", Fate.OUTSIDE), copies, seen, clean)
+        return Decisions(self._by_ordinal("fate", Fate.OUTSIDE), copies, seen, clean, anew)
 
     def counts(self) -> dict[tuple[int, Fate], int]:
         """Lines by source and fate."""

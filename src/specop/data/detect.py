@@ -5,11 +5,14 @@ stand before the wider.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from specop.api.dataset import RowFormat
 from specop.data import corpora, formats, gateways
 from specop.data.formats import Exchange, Json
+
+Format = RowFormat | Literal["Prompts"]
+"""A row's format; the last are of sources whose rows can be nothing else, and are not looked for."""
 
 
 class _Reader(NamedTuple):
@@ -67,6 +70,6 @@ def detect(row: Json) -> RowFormat | None:
     return next((name for name, reader in _READERS.items() if reader.looks(row)), None)
 
 
-def read_row(row: Json, row_format: RowFormat) -> Exchange:
+def read_row(row: Json, row_format: Format) -> Exchange:
     """Read a row of a known format. Raises Unusable."""
-    return _READERS[row_format].read(row)
+    return corpora.read_prompt(row) if row_format == "Prompts" else _READERS[row_format].read(row)

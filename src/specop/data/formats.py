@@ -60,6 +60,8 @@ class Fate(IntEnum):
     """Beyond the limits of `quality`."""
     NEAR_DUPLICATE = 13
     """Like an older one, where these are dropped, or over the cap of its shape."""
+    UNANSWERED = 15
+    """To be asked anew, and the target refused."""
     FILTERED = 20
     """`transform.sql` leaves it out."""
     OUTSIDE = 255
@@ -78,6 +80,7 @@ DROPPED = (
     Fate.EXCLUDED,
     Fate.UNFIT,
     Fate.NEAR_DUPLICATE,
+    Fate.UNANSWERED,
     Fate.FILTERED,
 )
 
@@ -208,6 +211,11 @@ def answered(request: Json, message: Any, **facts: Any) -> Exchange:
     return _checked(Exchange({**request, "messages": _messages(request)}, answer, **facts))
 
 
+def asked(request: Json, **facts: Any) -> Exchange:
+    """Make an exchange without an answer of the body of a chat completion. Raises Unusable."""
+    return _checked_options(Exchange({**request, "messages": _messages(request)}, {}, **facts))
+
+
 def text(value: Any) -> str:
     """Return a string of a log, or nothing where it is none."""
     return value if isinstance(value, str) else ""
@@ -251,6 +259,10 @@ def _checked(exchange: Exchange) -> Exchange:
     answer = exchange.answer
     if not exchange.token_ids and not (flat_content(answer) or answer.get("tool_calls") or reasoning(answer)):
         raise Unusable(Fate.UNSUPERVISED, "an empty answer")
+    return _checked_options(exchange)
+
+
+def _checked_options(exchange: Exchange) -> Exchange:
     options = exchange.request
     changed = any(options.get(name) for name in ("continue_final_message", "chat_template", "echo"))
     if changed or options.get("add_generation_prompt") is False:

@@ -1,26 +1,28 @@
 """From a line to an exchange that may be learned from: what a row has to pass, in this order.
 
-    parse ─► consent ─► window ─► format ─► periods, filters ─► quality ─► privacy
+    parse ─► consent ─► window ─► format ─► periods, filters ─► blanks ─► quality ─► privacy
 
 Nothing of a row that is not for training is looked at but the marks that say so; nothing leaves here that privacy has
-not seen. Pure but for the key of surrogates, which comes from the environment; one `Intake` serves a whole process.
+not seen, and answers that are asked anew come through here, too. Pure but for the key of surrogates, which comes from
+the environment; one `Intake` serves a whole process.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from specop.api.dataset import RowFormat
 from specop.api.privacy import Privacy
 from specop.api.quality import Consent, Quality
 from specop.data import formats
 from specop.data.consent import withheld
-from specop.data.detect import read_row
+from specop.data.detect import Format, read_row
 from specop.data.formats import Exchange, Fate, Json, Unusable, flat_content, reasoning
 from specop.data.normalise import Moments, check_unicode, identify
 from specop.data.privacy import Scrubber
+from specop.data.question import Anew, blanked
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Selection:
     routes: frozenset[str] = frozenset()
     tenants: frozenset[str] = frozenset()
     """Empty: all."""
+    anew: Anew = field(default_factory=Anew)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class Taken(NamedTuple):
     exchange: Exchange
     entities: Counter[str]
     """What privacy replaced in it, by name."""
+    anew: bool = False
+    """Whether the target is to be asked: its answers are blank."""
 
 
 class Intake:
@@ -61,7 +66,7 @@ class Intake:
         self._policy = policy
         self._scrubber = Scrubber(policy.privacy, environment)
 
-    def read(self, line: bytes, row_format: RowFormat, selection: Selection, *, clean: bool = False) -> Taken | None:
+    def read(self, line: bytes, row_format: Format, selection: Selection, *, clean: bool = False) -> Taken | None:
         """Read one line; None outside the window. Raises Unusable.
 
         `clean`: it was read before, and privacy found nothing; it is not looked for again.
@@ -75,18 +80,29 @@ class Intake:
         exchange = read_row(row, row_format)
         _check_period(exchange.time, selection.excluded)
         _check_selected(exchange, selection)
+        anew = selection.anew.wants(exchange)
+        if anew:
+            exchange = blanked(exchange)
         self._check_quality(exchange)
-        return Taken(self._scrubber.without_options(exchange), Counter()) if clean else self._scrub(exchange)
+        if clean or self._scrubber.idle:
+            return Taken(self._scrubber.without_options(exchange), Counter(), anew)
+        return self._scrub(exchange, identify(exchange).conversation)._replace(anew=anew)
+
+    def answered(self, question: Exchange, answered: Exchange, scope: bytes) -> Taken:
+        """Take an answer that was asked anew. Raises Unusable.
+
+        What privacy put into the question, or left there, may come back in the answer.
+        """
+        self._check_quality(answered)
+        return self._scrub(answered, scope, json.dumps(question.request, ensure_ascii=False))
 
     def finds(self, text: str) -> Counter[str]:
         """Count entities in a text that cannot be changed, such as decoded tokens."""
         return self._scrubber.finds(text)
 
-    def _scrub(self, exchange: Exchange) -> Taken:
-        if self._scrubber.idle:
-            return Taken(exchange, Counter())
+    def _scrub(self, exchange: Exchange, scope: bytes, known: str = "") -> Taken:
         try:
-            scrubbed = self._scrubber.scrub(exchange, identify(exchange).conversation)
+            scrubbed = self._scrubber.scrub(exchange, scope, known)
         except RecursionError:
             raise Unusable(Fate.SET_ASIDE, "nested too deeply") from None
         if scrubbed.drop:

@@ -18,14 +18,16 @@ from specop.api import reasons
 from specop.api.dataset import DatasetFacts, DatasetProgress
 from specop.api.jobs import DatasetConfig
 from specop.api.privacy import KEY_ENV
+from specop.api.regenerate import KEY_ENV as TARGET_KEY_ENV
 from specop.common.errors import UserError
 from specop.data import memory
+from specop.data.answers import Answers, Target, ask_all
 from specop.data.build import Built, Output, rows_digest
 from specop.data.card import card
 from specop.data.chunks import Chunk, Place, Verdict, read_chunks
 from specop.data.decide import Decisions, Share, Survey
 from specop.data.formats import Fate, Json
-from specop.data.intake import Policy
+from specop.data.intake import Intake, Policy
 from specop.data.report import Result, Unused
 from specop.data.sources import list_objects, selection
 from specop.data.work import Setup
@@ -34,10 +36,13 @@ from specop.storage.blobs import Manifest, dataset_digest, put_files, write_mani
 from specop.storage.job import Job, run_job
 from specop.storage.stores import open_store
 from specop.storage.target import download_target, target_facts
+from specop.storage.uri import join
 
 _REPORT, _CARD = "report.json", "card.html"
 _SHARES = {"Reading": 0.3, "Writing": 0.7}
 """Of the time, by stage: the second pass does more to a row."""
+_ASKED_SHARES = {"Reading": 0.03, "Regenerating": 0.9, "Writing": 0.07}
+"""The same where the target is asked."""
 _SMALL = 8 << 20
 """Stored bytes: what is less is done before other processes have started."""
 _KEPT = (Fate.TRAIN, Fate.HOLDOUT)
@@ -65,6 +70,7 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
     with (
         _workers(config, setup, room, meter.total) as workers,
         Survey(job.work_dir / "survey", room.tables_bytes) as survey,
+        Answers(job.work_dir, open_store(config.output, config.store), _answers_prefix(config)) as answers,
     ):
         with meter.stage("Reading"):
             for place, found in _map(workers, "survey", read_chunks(objects, meter.add, room.chunk_bytes)):
@@ -76,19 +82,34 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
         shares = [Share(of.weight, of.max_conversations, of.repeat) for of in config.sources]
         survey.decide(shares, config.holdout, config.quality.near_duplicates)
         counts = Counter(survey.counts())
-        kept, mix = _Verdicts(survey.decisions()), survey.mix()
+        kept, mix = _Verdicts(survey.decisions(), answers), survey.mix()
         likeness = survey.likeness()
+        if config.regenerate and (asked := kept.asked()):
+            with meter.stage("Regenerating", asked):
+                chunks = read_chunks(objects, meter.add, room.chunk_bytes, kept.to_ask)
+                questions = (question for _, found in _map(workers, "questions", chunks) for question in found)
+                target = Target(config.regenerate, os.environ.get(TARGET_KEY_ENV), job)
+                answers.recover()
+                intake = Intake(setup.policy, setup.environment)
+                ask_all(config.regenerate, questions, answers, target.ask, intake=intake, done=meter.rows)
         with meter.stage("Writing"), Output(folder, survey) as output:
             for place, made in _map(workers, "build", read_chunks(objects, meter.add, room.chunk_bytes, kept)):
                 output.write(place, made)
+                unused.note(place, made.notes)
                 meter.rows(len(made.rows))
         rows = rows_digest(survey.hashes())
-    built = output.built
-    result = Result(config, facts, built, _corrected(counts, built), mix, likeness, unused, objects)
-    if not built.rows or not built.holdout_rows:
-        raise UserError(reasons.NO_USABLE_ROWS, result.why_unusable())
-    meter.show("Publishing")
-    return _publish(result, rows, folder)
+        built = output.built
+        result = Result(config, facts, built, _corrected(counts, built), mix, likeness, unused, objects)
+        if not built.rows or not built.holdout_rows:
+            raise UserError(reasons.NO_USABLE_ROWS, result.why_unusable())
+        meter.show("Publishing")
+        published = _publish(result, rows, folder)
+        answers.forget()
+    return published
+
+
+def _answers_prefix(config: DatasetConfig) -> str:
+    return join(config.output, "runs", config.uid, "answers")
 
 
 def _setup(config: DatasetConfig, target: Path) -> Setup:
@@ -96,7 +117,7 @@ def _setup(config: DatasetConfig, target: Path) -> Setup:
         target,
         config.transform.max_length,
         Policy(config.privacy, config.consent, config.quality),
-        tuple(selection(source) for source in config.sources),
+        tuple(selection(source, config.regenerate) for source in config.sources),
         config.transform.sql,
         {name: os.environ[name] for name in (KEY_ENV,) if name in os.environ},
     )
@@ -133,15 +154,28 @@ def _map(workers: Workers, name: Pass, chunks: Iterator[Chunk]) -> Iterator[tupl
 class _Verdicts:
     """What becomes of the lines that are kept, by ordinal."""
 
-    def __init__(self, decisions: Decisions) -> None:
-        self._fates, self._copies, self._seen, self._clean = decisions
+    def __init__(self, decisions: Decisions, answers: Answers) -> None:
+        self._fates, self._copies, self._seen, self._clean, self._anew = decisions
+        self._answers = answers
+
+    def asked(self) -> int:
+        """How many of them the target is asked for."""
+        return sum(1 for ordinal, anew in enumerate(self._anew) if anew and self._fates[ordinal] in _KEPT)
+
+    def to_ask(self, ordinal: int) -> Verdict | None:
+        """Return the verdict on a line that the target is asked for."""
+        return self(ordinal) if self._is_anew(ordinal) else None
+
+    def _is_anew(self, ordinal: int) -> bool:
+        return ordinal < len(self._anew) and bool(self._anew[ordinal])
 
     def __call__(self, ordinal: int) -> Verdict | None:
         fate = self._fates[ordinal] if ordinal < len(self._fates) else Fate.OUTSIDE
         if fate not in _KEPT:
             return None
         copies = self._copies[ordinal] if self._copies else 1
-        return Verdict(Fate(fate), copies, bool(self._seen[ordinal]), bool(self._clean[ordinal]))
+        answer = self._answers(ordinal) if self._is_anew(ordinal) else None
+        return Verdict(Fate(fate), copies, bool(self._seen[ordinal]), bool(self._clean[ordinal]), answer)
 
 
 def _check(config: DatasetConfig, counts: dict[tuple[int, Fate], int], unused: Unused) -> None:
@@ -208,18 +242,20 @@ class _Meter:
 
     def __init__(self, job: Job[DatasetConfig]) -> None:
         self._job = job
+        self._shares = _ASKED_SHARES if job.config.regenerate else _SHARES
         self._started = time.monotonic()
         self._before = 0.0
         self._share = 0.0
         self._rows = 0
         self._bytes = 0
+        self._asked = 0
         self.total = 0
         """Stored bytes of all objects; each pass reads them."""
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count rows and bytes of one pass."""
-        self._stage, self._share, self._rows, self._bytes = name, _SHARES[name], 0, 0
+    def stage(self, name: str, asked: int = 0) -> Iterator[None]:
+        """Count rows and bytes of one pass; where the target is asked, questions count."""
+        self._stage, self._share, self._rows, self._bytes, self._asked = name, self._shares[name], 0, 0, asked
         self.show(name)
         yield
         self._before += self._share
@@ -237,7 +273,7 @@ class _Meter:
 
     def show(self, stage: str) -> None:
         """Put the state on the page."""
-        part = self._bytes / self.total if self.total else 0.0
+        part = self._rows / self._asked if self._asked else self._bytes / self.total if self.total else 0.0
         done = min(1.0, self._before + self._share * part)
         spent = time.monotonic() - self._started
         self._job.report(

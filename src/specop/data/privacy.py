@@ -124,11 +124,11 @@ class Scrubber:
         """Whether nothing is looked for."""
         return not self._actions
 
-    def scrub(self, exchange: Exchange, scope: bytes) -> Scrubbed:
-        """Scrub one exchange; surrogates are the same throughout a scope."""
+    def scrub(self, exchange: Exchange, scope: bytes, known: str = "") -> Scrubbed:
+        """Scrub one exchange; surrogates are the same throughout a scope. What `known` holds as it is stays."""
         if self.idle:
             return Scrubbed(exchange)
-        pass_ = _Pass(self, scope)
+        pass_ = _Pass(self, scope, known)
         messages = [pass_.message(message) for message in exchange.request["messages"]]
         answer = pass_.message(exchange.answer)
         text = pass_.learned_text(exchange.text)
@@ -196,9 +196,10 @@ class Scrubber:
 class _Pass:
     """One exchange on its way through."""
 
-    def __init__(self, scrubber: Scrubber, scope: bytes) -> None:
+    def __init__(self, scrubber: Scrubber, scope: bytes, known: str) -> None:
         self._scrubber = scrubber
         self._scope = scope
+        self._known = known
         self._learned = False
         self.found: Counter[str] = Counter()
         self.replaced: list[str] = []
@@ -244,7 +245,7 @@ class _Pass:
         parts, end = [], 0
         for found in self._scrubber.find(before + text):
             start, last = max(0, found.start - len(before)), found.end - len(before)
-            if last <= start:
+            if last <= start or text[start:last] in self._known:
                 continue
             new = self._scrubber.replacement(found.entity, text[start:last], self._scope)
             parts += [text[end:start], new]

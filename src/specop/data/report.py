@@ -58,11 +58,12 @@ class Result:
         return found
 
     def counts(self) -> DatasetCounts:
-        """Return what status shows of them: read = kept + dropped + setAside."""
-        fates = self.by_fate()
+        """Return what status shows of them: read = kept + regenerated + dropped + setAside."""
+        fates, regenerated = self.by_fate(), self.built.regenerated.total()
         return DatasetCounts(
             read=fates.total(),
-            kept=fates[Fate.TRAIN] + fates[Fate.HOLDOUT],
+            kept=fates[Fate.TRAIN] + fates[Fate.HOLDOUT] - regenerated,
+            regenerated=regenerated,
             dropped=sum(fates[fate] for fate in DROPPED),
             set_aside=fates[Fate.SET_ASIDE],
             duplicates=fates[Fate.DUPLICATE],
@@ -72,6 +73,7 @@ class Result:
             near_duplicates=fates[Fate.NEAR_DUPLICATE],
             excluded=fates[Fate.EXCLUDED],
             unfit=fates[Fate.UNFIT],
+            unanswered=fates[Fate.UNANSWERED],
             no_consent=fates[Fate.NO_CONSENT],
             private=fates[Fate.PRIVATE],
             altered=self.built.altered,
@@ -86,15 +88,18 @@ class Result:
             f"Of {fates.total()} conversations {fates[Fate.TRAIN]} are left to train on and {fates[Fate.HOLDOUT]} to "
             f"hold out ({fates[Fate.DUPLICATE]} duplicates, {fates[Fate.FAILED]} failed, {fates[Fate.UNSUPERVISED]} "
             f"without a generated token, {fates[Fate.UNSUPPORTED]} not of text alone, {fates[Fate.REFUSED]} refused by "
-            f"the chat template, {fates[Fate.SET_ASIDE]} malformed); at least one of each is needed. Look at the "
-            "sources."
+            f"the chat template, {fates[Fate.UNANSWERED]} refused by the target, {fates[Fate.SET_ASIDE]} malformed); "
+            "at least one of each is needed. Look at the sources."
         )
 
     def recipe(self) -> Json:
         """Return what decides about rows, without where they lie: part of the dataset's digest."""
         names = ("weight", "maxConversations", "repeat", "filter", "excludePeriods")
         sources = {source.name: source.to_json() for source in self.config.sources}
+        asked = self.config.regenerate
+        anew = asked.model_dump(include={"mode", "model", "target_names", "max_tokens"}) if asked else None
         return {
+            **({"regenerate": anew} if anew else {}),
             "holdout": self.config.holdout.to_json(),
             "transform": self.config.transform.to_json(),
             "consent": self.config.consent.to_json(),
@@ -139,6 +144,7 @@ class Result:
             "conversations": mix.conversations,
             "conversationPercent": _percent(mix.conversations, sum(of.conversations for of in self.mix.values())),
             "repeated": mix.repeated,
+            "regenerated": self.built.regenerated[index],
             "oldest": mix.oldest,
             "newest": mix.newest,
             "supervisedTokens": supervised[name],

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from specop.api import reasons
-from specop.api.dataset import RowFormat
-from specop.api.jobs import DatasetConfig, SourceConfig
+from specop.api.jobs import DatasetConfig, RegenerateConfig, SourceConfig
 from specop.common.clock import parse_time
 from specop.common.errors import UserError
+from specop.data.detect import Format
 from specop.data.intake import Selection
+from specop.data.question import Anew
+from specop.data.seeds import open_set
 from specop.storage.base import ObjectInfo, Store
 from specop.storage.stores import open_store
 from specop.storage.uri import expand, join
@@ -39,14 +41,15 @@ class SourceObject:
     """Of the source."""
     store: Store
     info: ObjectInfo
-    format: RowFormat | None = None
+    format: Format | None = None
     """None: by its first row."""
     window: Window | None = None
 
 
-def selection(source: SourceConfig) -> Selection:
+def selection(source: SourceConfig, regenerate: RegenerateConfig | None = None) -> Selection:
     """Say what a source takes of its rows."""
     wanted = source.filter
+    names = frozenset({regenerate.model, *regenerate.target_names}) if regenerate else frozenset()
     return Selection(
         Window(parse_time(source.window.since), parse_time(source.window.until)) if source.window else None,
         tuple(Window(parse_time(period.since), parse_time(period.until)) for period in source.exclude_periods),
@@ -54,21 +57,27 @@ def selection(source: SourceConfig) -> Selection:
         frozenset(wanted.statuses),
         frozenset(wanted.routes),
         frozenset(wanted.tenants),
+        Anew(regenerate.mode, names) if regenerate else Anew(),
     )
 
 
 def list_objects(config: DatasetConfig) -> list[SourceObject]:
     """Find the objects of all sources, in the order of the configuration and of their keys.
 
-    Raises UserError: SourceEmpty, and what the store raises.
+    Raises UserError: SourceEmpty, InvalidSpec, and what the store raises.
     """
     found = []
     for index, source in enumerate(config.sources):
+        if source.seeds and not config.regenerate:
+            raise UserError(
+                reasons.INVALID_SPEC, f"Source {source.name!r} has prompts without answers: set spec.regenerate."
+            )
         objects = [item for item in _of_source(config, index, source) if item.info.size]
-        if not objects and source.objects:
+        pattern = source.objects.uri if source.objects else source.seeds.uri if source.seeds else None
+        if not objects and pattern:
             raise UserError(
                 reasons.SOURCE_EMPTY,
-                f"Source {source.name!r}: nothing but emptiness at {source.objects.uri}. Check the pattern; "
+                f"Source {source.name!r}: nothing but emptiness at {pattern}. Check the pattern; "
                 "`*` does not cross a `/`, `**` does.",
             )
         found += objects
@@ -78,9 +87,15 @@ def list_objects(config: DatasetConfig) -> list[SourceObject]:
 def _of_source(config: DatasetConfig, index: int, source: SourceConfig) -> Iterator[SourceObject]:
     if source.objects:
         store = open_store(source.objects.uri, source.store or config.store)
-        stated: RowFormat | None = None if source.objects.format == "Auto" else source.objects.format
+        stated: Format | None = None if source.objects.format == "Auto" else source.objects.format
         for info in expand(store, source.objects.uri):
             yield SourceObject(index, source.name, store, info, stated)
+    elif source.seeds and source.seeds.uri:
+        store = open_store(source.seeds.uri, source.store or config.store)
+        for info in expand(store, source.seeds.uri):
+            yield SourceObject(index, source.name, store, info, "Prompts")
+    elif source.seeds and source.seeds.set:
+        yield SourceObject(index, source.name, *open_set(source.seeds.set), "Prompts")
     elif source.window:
         store = open_store(source.window.prefix, source.store or config.store)
         window = Window(parse_time(source.window.since), parse_time(source.window.until))

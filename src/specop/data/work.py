@@ -1,7 +1,8 @@
-"""What is done to a chunk of lines: the functions of both passes, which know one row at a time.
+"""What is done to a chunk of lines: the functions of all passes, which know one row at a time.
 
-    survey   lines ─► exchanges ─► keys, hashes, times, lengths        (the first pass decides by these alone)
-    build    lines ─► exchanges ─► template ─► tokens and spans ─► Arrow
+    survey      lines ─► exchanges ─► keys, hashes, times, lengths     (the first pass decides by these alone)
+    questions   lines ─► exchanges ─► what the target is asked anew    (only where a dataset asks for that)
+    build       lines ─► exchanges ─► template ─► tokens and spans ─► Arrow
 
 Pure but for the target's files, which are loaded once. A result never depends on how lines were cut into chunks or on
 who worked on them. What is wrong with a line is said by its place and a reason that never quotes it.
@@ -27,6 +28,7 @@ from specop.data.formats import Exchange, Fate, Unusable, to_microseconds
 from specop.data.grammar import grammar
 from specop.data.intake import Intake, Policy, Selection, Taken
 from specop.data.normalise import identify
+from specop.data.question import Question, from_json
 from specop.data.render import Tokens, rows_of
 from specop.data.sql import Query
 from specop.data.tokens import TargetText
@@ -43,10 +45,11 @@ SURVEYED = pa.schema(
         ("bytes", pa.uint32()),  # of the line
         ("fate", pa.uint8()),
         ("clean", pa.bool_()),  # privacy found nothing
+        ("anew", pa.bool_()),  # the target is to be asked
         *alike.COLUMNS,  # of lines that may be used
     ]
 )
-"""What the first pass keeps of a line: 127 bytes."""
+"""What the first pass keeps of a line: 128 bytes."""
 MADE = pa.schema([*ROWS, ("hash", pa.binary(16)), ("held", pa.bool_())])
 """A row of tokens, what it teaches, and whether it is held out."""
 PLACES = pa.schema(
@@ -93,8 +96,12 @@ class Made:
     """Keys and requests (JSON) of what is held out."""
     corrected: Counter[tuple[Fate, Fate]] = field(default_factory=Counter)
     """Exchanges whose fate turned out to be another: was, is."""
+    notes: list[Note] = field(default_factory=list)
+    """Why the target did not answer."""
     truncated: int = 0
     """Rows that were cut."""
+    regenerated: int = 0
+    """Exchanges that became rows with an answer that was asked anew."""
     supervised: int = 0
     """Generated tokens in rows to train on."""
     altered: int = 0
@@ -119,7 +126,7 @@ class Setup:
 
 
 class Worker:
-    """The functions of both passes."""
+    """The functions of all passes."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -133,11 +140,11 @@ class Worker:
         for index, taken in self._selected(chunk):
             time = conversation = content = None
             signature: alike.Signature = _UNSIGNED
-            fate, line, clean = Fate.TRAIN, chunk.lines[index], False
+            fate, line, clean, anew = Fate.TRAIN, chunk.lines[index], False, False
             try:
                 if isinstance(taken, Unusable):
                     raise taken
-                exchange, clean = taken.exchange, not taken.entities
+                exchange, clean, anew = taken.exchange, not taken.entities, taken.anew
                 self._check_tokens(exchange)
                 conversation, content = identify(exchange)
                 signature = alike.signature(exchange)
@@ -146,10 +153,19 @@ class Worker:
                 fate = why.fate
                 notes.append(Note(chunk.offsets[index], fate, why.reason))
             identity = chunk.ordinals[index], chunk.place.source, _key(names, line), time, conversation, content
-            found.append((*identity, len(line), fate, clean, *signature))
+            found.append((*identity, len(line), fate, clean, anew, *signature))
         columns = zip(*found, strict=True) if found else [()] * len(SURVEYED)
         arrays = [pa.array(column, of.type) for column, of in zip(columns, SURVEYED, strict=True)]
         return Surveyed(pa.RecordBatch.from_arrays(arrays, schema=SURVEYED), notes)
+
+    def questions(self, chunk: Chunk) -> list[Question]:
+        """Between the passes: say what the target is asked for lines that are kept and have no answer of its own."""
+        names = hashlib.sha256(f"{chunk.place.name}\n".encode())
+        return [
+            Question(chunk.ordinals[index], _key(names, chunk.lines[index]), taken.exchange)
+            for index, taken in self._selected(chunk)
+            if isinstance(taken, Taken) and taken.anew
+        ]
 
     def build(self, chunk: Chunk) -> Made:
         """Second pass: make rows of tokens of the lines of a chunk, which all have a fate that keeps them."""
@@ -159,8 +175,16 @@ class Worker:
         size = 0
         for index, taken in self._selected(chunk):
             assert isinstance(taken, Taken)
-            made.entities(taken)
-            waiting.append((index, _key(names, chunk.lines[index]), taken.exchange))
+            exchange, entities = taken.exchange, taken.entities
+            if (answer := chunk.answer(index)) is not None:
+                try:
+                    exchange, more = from_json(exchange, answer)
+                except Unusable as why:
+                    made.drop(index, why)
+                    continue
+                entities = entities + more
+            made.entities(entities)
+            waiting.append((index, _key(names, chunk.lines[index]), exchange))
             size += len(chunk.lines[index])
             if size >= _BATCH_BYTES:
                 self._rows(waiting, made)
@@ -246,16 +270,22 @@ class _Making:
                 name = _row_key(key, turn, copy)
                 self._others.append((name, self._chunk.place.name, time, *constraint, novel, taught, held))
         if some:
+            made.regenerated += self._chunk.answer(index) is not None
             self._places.append((key.hex(), self._chunk.offsets[index], time, tenant_hash(exchange.tenant), held))
             if held and exchange.request["messages"]:  # a text or tokens are no request
                 made.requests.append((key.hex(), json.dumps(exchange.request, ensure_ascii=False)))
         else:
             made.corrected[fate, Fate.UNSUPERVISED if rows else Fate.REFUSED] += 1
 
-    def entities(self, taken: Taken) -> None:
+    def drop(self, index: int, why: Unusable) -> None:
+        """Correct the fate of an exchange that has no answer of the target's."""
+        self._made.corrected[self._chunk.fates[index], why.fate] += 1
+        self._made.notes.append(Note(self._chunk.offsets[index], why.fate, why.reason))
+
+    def entities(self, found: Counter[str]) -> None:
         """Count what privacy replaced in an exchange."""
-        self._made.altered += bool(taken.entities)
-        self._made.entities.update(taken.entities)
+        self._made.altered += bool(found)
+        self._made.entities.update(found)
 
     def finish(self) -> Made:
         """Put the columns together."""

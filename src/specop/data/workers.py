@@ -1,6 +1,6 @@
 """Who works on chunks: this process, processes beside it, or Ray. The same functions, in the same order of results.
 
-    read_chunks ─► chunk, chunk, chunk ─► Worker.survey / Worker.build ─► results, in the order of the chunks
+    read_chunks ─► chunk, chunk, chunk ─► Worker.survey / … / Worker.build ─► results, in the order of the chunks
 
 Results come in the order of the chunks, whoever was faster, so that what is made of them does not depend on how many
 workers there are. At most `AHEAD` chunks a worker wait or are worked on: memory is bounded, and nobody idles.
@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 from specop.data.chunks import Chunk
 from specop.data.work import Setup, Worker
 
-Pass = Literal["survey", "build"]
+Pass = Literal["survey", "questions", "build"]
 AHEAD = 2
 
 

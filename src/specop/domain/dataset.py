@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 from specop.api import reasons
 from specop.api.dataset import DatasetResolved, DatasetStatus, RequestLogSource, ResolvedWindow
 from specop.api.endpoint import DraftedEndpoint
+from specop.api.regenerate import ResolvedRegenerate
 from specop.common.clock import format_time, parse_time
 from specop.common.hashing import short
 from specop.domain import jobs
 from specop.domain.conclude import SHORT_DIGEST, conclude
-from specop.domain.conditions import Verdict, find, stalled, waiting
+from specop.domain.conditions import Verdict, find, is_true, stalled, waiting
 from specop.domain.observed import DatasetObserved
 from specop.domain.plan import Create, Plan
 from specop.manifests.job import dataset_job, job_name
@@ -75,6 +76,25 @@ def _endpoint_missing(observed: DatasetObserved) -> Verdict | None:
     return None
 
 
+def _asks_in_vain(observed: DatasetObserved) -> Verdict | None:
+    """Answers are asked anew of an endpoint that is not there, or serves another model."""
+    asked = _asked(observed)
+    if asked is None:
+        return None
+    name, endpoint = asked
+    if endpoint is None:
+        return waiting(reasons.WAITING_FOR_ENDPOINT, f"waits for DraftedEndpoint {name}, which does not exist")
+    if endpoint.spec.target.uri != observed.obj.spec.target.uri:
+        return stalled(
+            reasons.TARGET_MISMATCH,
+            f"spec.regenerate asks DraftedEndpoint {name}, which serves {endpoint.spec.target.uri}: "
+            "name one that serves the dataset's target",
+        )
+    if not is_true(endpoint.status.conditions, reasons.READY):
+        return waiting(reasons.WAITING_FOR_ENDPOINT, f"waits until DraftedEndpoint {name} is ready")
+    return None
+
+
 def _no_capture(observed: DatasetObserved) -> Verdict | None:
     for _, log in _logs(observed):
         if observed.endpoints[log.endpoint_ref.name].spec.capture is None:
@@ -114,6 +134,7 @@ CHECKS: tuple[Check, ...] = (
     _no_output,
     _foreign_credentials,
     _endpoint_missing,
+    _asks_in_vain,
     _no_capture,
     _too_few_requests,
     _suspended,
@@ -142,7 +163,36 @@ def _resolve(observed: DatasetObserved) -> DatasetResolved:
     output = resolve_storage(observed.runtimes.storage, observed.obj.spec.storage).output
     assert output is not None
     windows = [_window(source, log, observed.endpoints[log.endpoint_ref.name]) for source, log in _logs(observed)]
-    return DatasetResolved(output=output, image=observed.runtimes.data.image, windows=windows)
+    return DatasetResolved(
+        output=output, image=observed.runtimes.data.image, windows=windows, regenerate=_regenerate(observed)
+    )
+
+
+def _regenerate(observed: DatasetObserved) -> ResolvedRegenerate | None:
+    """Say whom to ask, and by which names logs call the target: those of endpoints that serve it among them."""
+    spec = observed.obj.spec.regenerate
+    if spec is None:
+        return None
+    asked = _asked(observed)
+    endpoint = asked[1] if asked else None
+    url, model = (endpoint.status.url, endpoint.spec.served_name) if endpoint else (spec.url, spec.model)
+    served = [
+        other.spec.served_name
+        for other in observed.endpoints.values()
+        if other.spec.target.uri == observed.obj.spec.target.uri
+    ]
+    assert url is not None
+    assert model is not None
+    names = dict.fromkeys([model, *spec.target_names, *sorted(served)])
+    return ResolvedRegenerate(url=url, model=model, target_names=list(names))
+
+
+def _asked(observed: DatasetObserved) -> tuple[str, DraftedEndpoint | None] | None:
+    """Return the name of the endpoint that is asked for answers, and the endpoint if it is there."""
+    spec = observed.obj.spec.regenerate
+    if spec is None or spec.endpoint_ref is None:
+        return None
+    return spec.endpoint_ref.name, observed.endpoints.get(spec.endpoint_ref.name)
 
 
 def _window(source: str, log: RequestLogSource, endpoint: DraftedEndpoint) -> ResolvedWindow:

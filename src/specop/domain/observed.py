@@ -36,7 +36,7 @@ class DatasetObserved:
     runtimes: Runtimes
     children: Children = field(default_factory=Children)
     endpoints: Mapping[str, DraftedEndpoint] = field(default_factory=dict)
-    """Endpoints named by requestLog sources, by name; a missing one is not in the map."""
+    """Endpoints named by requestLog sources and by regenerate, by name; a missing one is not in the map."""
     progress: DatasetProgress | None = None
 
 

@@ -4,6 +4,7 @@ PURE. A Job is never changed after creation, but for `spec.suspend`. It is told 
 owner's generation on it: an ended Job of an older generation is spent.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from specop.api.base import Resource
@@ -15,11 +16,13 @@ from specop.api.jobs import (
     WORK_DIR,
     DatasetConfig,
     InspectConfig,
+    RegenerateConfig,
     RunConfig,
     SourceConfig,
     TrainingConfig,
 )
 from specop.api.privacy import KEY_ENV
+from specop.api.regenerate import KEY_ENV as TARGET_KEY_ENV
 from specop.api.shared import Json, PodTemplate, SecretRef, Weights
 from specop.api.training_job import Parallelism, SpeculatorTrainingJob
 from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
@@ -53,7 +56,8 @@ class JobShape:
     queue_name: str | None = None
     suspend: bool = False
     parallelism: Parallelism = field(default_factory=Parallelism)
-    privacy_key: SecretRef | None = None
+    keys: Mapping[str, SecretRef | None] = field(default_factory=dict)
+    """Environment variables that come from keys of the same names in Secrets."""
 
 
 def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
@@ -75,6 +79,7 @@ def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
                 repeat=source.repeat,
                 objects=source.objects or _uploaded(obj, source, resolved.output),
                 window=windows.get(source.name),
+                seeds=source.seeds,
                 min_requests=log.min_requests if log else 1,
                 filter=source.filter,
                 exclude_periods=source.exclude_periods,
@@ -89,6 +94,7 @@ def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
         consent=obj.spec.consent,
         privacy=obj.spec.privacy,
         quality=obj.spec.quality,
+        regenerate=_regenerate(obj),
         engine=obj.spec.engine,
     )
     shape = JobShape(
@@ -98,9 +104,27 @@ def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
         runtime=runtimes.data,
         image=resolved.image or runtimes.data.image,
         template=obj.spec.pod_template,
-        privacy_key=obj.spec.privacy.key_secret_ref,
+        keys={
+            KEY_ENV: obj.spec.privacy.key_secret_ref,
+            TARGET_KEY_ENV: obj.spec.regenerate.key_secret_ref if obj.spec.regenerate else None,
+        },
     )
     return _job(obj, shape, config, storages, runtimes.job_ttl_seconds)
+
+
+def _regenerate(obj: SpeculatorDataset) -> RegenerateConfig | None:
+    spec, resolved = obj.spec.regenerate, obj.status.resolved
+    if spec is None or resolved is None or resolved.regenerate is None:
+        return None
+    found = resolved.regenerate
+    return RegenerateConfig(
+        mode=spec.mode,
+        url=found.url,
+        model=found.model,
+        target_names=found.target_names,
+        concurrency=spec.concurrency,
+        max_tokens=spec.max_tokens,
+    )
 
 
 def _uploaded(obj: SpeculatorDataset, source: Source, output: str) -> ObjectsSource | None:
@@ -280,10 +304,13 @@ def _exit_code(action: str, code: int) -> Json:
     return {"action": action, "onExitCodes": {"containerName": MAIN, "operator": "In", "values": [code]}}
 
 
-def _key_env(ref: SecretRef | None) -> list[Json]:
-    """Give the pod the key of surrogates; the operator never sees it."""
-    source = {"secretKeyRef": {"name": ref.name, "key": KEY_ENV}} if ref else {}
-    return [{"name": KEY_ENV, "valueFrom": source}] if ref else []
+def _keys_env(keys: Mapping[str, SecretRef | None]) -> list[Json]:
+    """Give the pod keys; the operator never sees them."""
+    return [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": ref.name, "key": name}}}
+        for name, ref in keys.items()
+        if ref
+    ]
 
 
 def _job_pod(shape: JobShape, config: RunConfig, storages: list[ResolvedStorage], name: str) -> Json:
@@ -300,7 +327,7 @@ def _job_pod(shape: JobShape, config: RunConfig, storages: list[ResolvedStorage]
         "env": common.env_list(
             runtime.env, common.user_env(shape.template), common.SCRATCH_ENV, common.config_env(config.to_json())
         )
-        + _key_env(shape.privacy_key),
+        + _keys_env(shape.keys),
         "envFrom": storage.env_from(),
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
         "resources": _resources(shape),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from specop.api import reasons
-from specop.common.errors import Retryable, UserError
+from specop.common.errors import Unreachable, UserError
 
 CHUNK = 1 << 20
 """Bytes held at once when an object is streamed."""
@@ -35,7 +35,7 @@ class NotFound(UserError):
         super().__init__(reasons.OBJECT_NOT_FOUND, f"There is no object {uri}. Check the URI in the spec.")
 
 
-class StorageUnreachable(Retryable):
+class StorageUnreachable(Unreachable):
     """The store did not answer, or only with errors of its own, over all retries of one call."""
 
     reason = reasons.STORAGE_UNREACHABLE

@@ -37,8 +37,8 @@ from specop.api import reasons
 from specop.api.base import Model, Observed
 from specop.api.jobs import CONFIG_ENV, PROGRESS_PORT, TERMINATION_LOG, WORK_DIR, Outcome, RunConfig
 from specop.common import logging as json_logging
-from specop.common.errors import EXIT_OK, EXIT_PREEMPTED, EXIT_USER_ERROR, SpecopError, UserError
-from specop.storage.base import NotFound, StorageUnreachable, Store
+from specop.common.errors import EXIT_OK, EXIT_PREEMPTED, EXIT_USER_ERROR, SpecopError, Unreachable, UserError
+from specop.storage.base import NotFound, Store
 from specop.storage.page import ProgressPage
 from specop.storage.stores import open_store
 from specop.storage.uri import join
@@ -53,7 +53,7 @@ _MAX_MESSAGE = 1000
 EXIT_RETRY = 1
 
 PATIENCE_SECONDS = 900.0
-"""How long a store may be gone at the end of a long work."""
+"""How long a store, or whoever else is asked, may be gone in a long work."""
 RETRY_SECONDS = 5.0
 
 T = TypeVar("T")
@@ -90,15 +90,15 @@ class Job(Generic[ConfigT]):
             raise Preempted
 
     def patiently(self, action: Callable[[], T]) -> T:
-        """Do this again and again while the store does not answer: for what must not be lost at the end of hours.
+        """Do this again and again while there is no answer: for what must not be lost at the end of hours.
 
-        Raises StorageUnreachable after `PATIENCE_SECONDS`, Preempted at SIGTERM.
+        Raises Unreachable after `PATIENCE_SECONDS`, Preempted at SIGTERM. Safe from several threads.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 return action()
-            except StorageUnreachable as error:
+            except Unreachable as error:
                 if time.monotonic() > deadline:
                     raise
                 log.warning("tried again: %s", error)
@@ -193,7 +193,7 @@ class _Ending:
         reason, message = meaning
         log.error("failed: %s: %s", reason, message)
         self._write(Outcome(kind=self.kind, ok=False, reason=reason, message=message[:_MAX_MESSAGE]))
-        return EXIT_RETRY if isinstance(error, StorageUnreachable) else EXIT_USER_ERROR
+        return EXIT_RETRY if isinstance(error, Unreachable) else EXIT_USER_ERROR
 
     def _write(self, outcome: Outcome) -> None:
         data = outcome.model_dump_json(exclude_none=True).encode()
@@ -207,7 +207,7 @@ def _meaning(error: Exception) -> tuple[str, str] | None:
     """Reason and message of what has one; None for what nobody foresaw."""
     if isinstance(error, UserError):
         return error.reason, error.message
-    if isinstance(error, StorageUnreachable):
+    if isinstance(error, Unreachable):
         return error.reason, str(error)
     if isinstance(error, MemoryError):
         return reasons.OUT_OF_MEMORY, "The process ran out of memory: raise resources.limits.memory in podTemplate."
