@@ -16,6 +16,7 @@ from openai import OpenAI
 from specop.api.shared import Contract, Weights
 from specop.storage.blobs import read_manifest
 from specop.storage.local import LocalStore
+from tests.data.world import World
 from tests.serving.drafters import published
 from tests.serving.pod import Pod, running
 from tests.tiny import build_tiny
@@ -93,6 +94,38 @@ def test_the_drafter_drafts(pod: Pod) -> None:
     assert drafts
     assert drafted
     assert 0 < float(drafts[1]) <= float(drafted[1]) <= 4 * float(drafts[1])
+
+
+def test_a_dataset_asks_it_for_answers(pod: Pod, client: OpenAI, tmp_path: Path) -> None:
+    captured = len(lines(pod, 3))
+    world = World(tmp_path, Path(pod.target.removeprefix("file://")))
+    schema = {"type": "object", "properties": {"at": {"type": "integer"}}, "required": ["at"]}
+    form = {"type": "json_schema", "json_schema": {"name": "form", "schema": schema}}
+    prompts = [{"prompt": f"What is on at {hour}?", "temperature": 0, "max_tokens": 24} for hour in range(6)]
+    uri = world.write("prompts.jsonl", [{**prompts[0], "response_format": form}, *prompts[1:], {"prompt": "a" * 5000}])
+    asked = {"url": f"http://127.0.0.1:{pod.engine_port}/v1", "model": "agent"}
+    facts = world.make([{"name": "seeds", "seeds": {"uri": uri}}], regenerate=asked)
+    made = world.read(facts)
+    rows = [*made.rows("train"), *made.rows("holdout")]
+    assert (facts.counts.read, facts.counts.regenerated, facts.counts.unanswered) == (7, 6, 1)  # one is too long
+    tokens: Any = {"return_token_ids": True}
+    for prompt in prompts[1:]:
+        messages: Any = [{"role": "user", "content": prompt["prompt"]}]
+        whole = client.chat.completions.with_raw_response.create(
+            model="agent",
+            messages=messages,
+            temperature=0,
+            max_tokens=24,
+            extra_body=tokens,
+            extra_headers={"X-Specop-No-Train": "1"},
+        )
+        said = json.loads(whole.content)
+        ids = [*said["prompt_token_ids"], *said["choices"][0]["token_ids"]]
+        (row,) = [row for row in rows if row["input_ids"] == ids]
+        assert row["spans"] == [{"start": len(said["prompt_token_ids"]), "end": len(ids)}]
+    (held,) = [row for row in rows if row["constrained"]]
+    assert json.loads(held["grammar"]) == {"jsonSchema": schema}
+    assert len(lines(pod, captured)) == captured
 
 
 def test_drain_ends_when_the_last_request_has_its_answer(pod: Pod, client: OpenAI) -> None:
