@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from specop.api import reasons
@@ -15,6 +15,7 @@ from specop.api.privacy import KEY_ENV, Privacy
 from specop.common.errors import UserError
 from specop.data.formats import Exchange, read_capture
 from specop.data.privacy import Scrubber
+from specop.data.recognise import _PHONE_SHAPE, _may_be_phone
 from tests.data.planted import PLANTED, TEXTS
 from tests.data.world import Json, capture, messages
 
@@ -274,3 +275,9 @@ def test_nothing_is_asked_of_the_network_and_nothing_is_logged(
         for _, value in PLANTED:
             scrubbed(f"{value} XX12 ÄÖ34 5678 9012 345 x", scrubber)
     assert not caplog.records
+
+
+@given(st.from_regex(_PHONE_SHAPE, fullmatch=True), st.sampled_from(["", "on ", "(", "\n"]))
+def test_no_number_that_would_be_taken_is_passed_over(number: str, before: str) -> None:
+    assume(sum(map(str.isdigit, number)) >= 7)  # shorter ones are no anchor
+    assert _may_be_phone(f"{before}{number}")

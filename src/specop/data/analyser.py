@@ -15,11 +15,13 @@ import tldextract
 from presidio_analyzer import AnalyzerEngine, RecognizerRegistry, predefined_recognizers
 from presidio_analyzer.nlp_engine import SpacyNlpEngine
 
+from specop.data.recognise import PHONE_CONTEXT
+
 LANGUAGE = "en"
 _INTERNAL = ("corp", "home", "internal", "intranet", "lan", "local", "localdomain", "private")
 _OPTIONS: dict[str, dict[str, Any]] = {
     "PhoneRecognizer": {
-        "context": ["phone", "telephone", "tel", "cell", "cellphone", "mobile", "call", "fax", "whatsapp"],
+        "context": list(PHONE_CONTEXT),
         "supported_regions": ("US", "GB", "DE", "FR", "IL", "IN", "BR"),
     }
 }
