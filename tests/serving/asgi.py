@@ -41,8 +41,9 @@ async def ask(
     path: str = CHAT,
     method: str = "POST",
     headers: Iterable[tuple[bytes, bytes]] = (),
+    owner: Any = None,
 ) -> list[Message]:
-    """Make one request; returns the messages that a client's server was handed."""
+    """Make one request; returns the messages that a client's server was handed. `owner`: the application itself."""
     parts = request if isinstance(request, list) else [request]
     incoming = [
         {"type": "http.request", "body": part, "more_body": index < len(parts) - 1} for index, part in enumerate(parts)
@@ -55,7 +56,8 @@ async def ask(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await app({"type": "http", "method": method, "path": path, "headers": list(headers)}, receive, send)
+    scope = {"type": "http", "method": method, "path": path, "headers": list(headers), "app": owner}
+    await app(scope, receive, send)
     return sent
 
 

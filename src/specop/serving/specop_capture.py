@@ -10,6 +10,9 @@ What it minds:
 - `time` is the moment the answer ended. One thread stamps, one queue orders: a file holds nothing older than its name
   says, so that a shipper can tell up to when everything has been shipped.
 - Content is written to the files and nowhere else.
+- Text does not say which tokens it was generated as (a grammar makes targets spell words in unusual pieces), and a
+  drafter has to learn those. So the engine's client is tapped once a process: what it yields for a request that is
+  captured is noted, as if the request had asked for `return_token_ids`. Where that cannot be, text is all there is.
 """
 
 import atexit
@@ -21,8 +24,10 @@ import random
 import threading
 import time
 import uuid
+from array import array
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -34,7 +39,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-ROUTES = frozenset({"/v1/chat/completions", "/v1/completions"})
+CHAT_ROUTE = "/v1/chat/completions"
+ROUTES = frozenset({CHAT_ROUTE, "/v1/completions"})
 NO_TRAIN = b"x-specop-no-train"
 """A request with this header, whatever its value, is never captured."""
 ROTATE_SECONDS = 5.0
@@ -87,6 +93,18 @@ class Record:
     """Why it is not captured; empty while it may be."""
     ended_ms: int = 0
     latency: float = 0.0
+    prompts: int = 0
+    """That the engine was given; of several, no ids are kept."""
+    prompt_ids: "array[int] | None" = None
+    """As the engine saw it."""
+    answer_ids: "dict[int, array[int]]" = field(default_factory=dict)
+    """As the engine wrote them, by index of the choice."""
+    ids_lost: bool = False
+    """They did not fit, or something about them was odd."""
+
+
+_RECORD: ContextVar[Record | None] = ContextVar("specop_capture_record", default=None)
+"""Of the request that the current task works for."""
 
 
 class Capture:
@@ -103,6 +121,7 @@ class Capture:
             await self._app(scope, receive, send)
             return
         record = Record(route=scope["path"], started=time.monotonic())
+        self._tap(scope)
 
         async def tapped_receive() -> Message:
             message = await receive()
@@ -113,9 +132,11 @@ class Capture:
             await send(message)
             self._observe(record, message)
 
+        token = _RECORD.set(record)
         try:
             await self._app(scope, tapped_receive, tapped_send)
         finally:
+            _RECORD.reset(token)
             record.latency = time.monotonic() - record.started
             record.ended_ms = time.time_ns() // 1_000_000
             self.writer.put(record)
@@ -128,6 +149,53 @@ class Capture:
             and all(name.lower() != NO_TRAIN for name, _ in scope["headers"])
             and random.random() * 100 < self._settings.percent  # noqa: S311  a sample, not a secret
         )
+
+    def _tap(self, scope: Message) -> None:
+        """Let the engine's client, which the application keeps in its state, tell of tokens."""
+        client: Any = getattr(getattr(scope.get("app"), "state", None), "engine_client", None)
+        generate = getattr(client, "generate", None)
+        if generate is None or hasattr(generate, "specop"):
+            return
+
+        async def tapped(prompt: Any, sampling_params: Any, *rest: Any, **named: Any) -> AsyncIterator[Any]:
+            record = _RECORD.get()
+            pieces = getattr(getattr(sampling_params, "output_kind", None), "name", "") == "DELTA"
+            if record is not None:
+                record.prompts += 1
+            async with contextlib.aclosing(generate(prompt, sampling_params, *rest, **named)) as outputs:
+                async for output in outputs:
+                    if record is not None:
+                        self._note(record, output, pieces=pieces)
+                    yield output
+
+        tapped.specop = True  # type: ignore[attr-defined]
+        with contextlib.suppress(AttributeError):  # a client that cannot be tapped
+            client.generate = tapped
+
+    def _note(self, record: Record, output: Any, *, pieces: bool) -> None:
+        """Keep the tokens that an output brings; nothing that is odd about it may fail the request."""
+        try:
+            if record.lost or record.ids_lost or record.prompts > 1 or record.route != CHAT_ROUTE:
+                return
+            if record.prompt_ids is None and output.prompt_token_ids:
+                record.prompt_ids = self._charged(record, output.prompt_token_ids)
+            for choice in output.outputs:
+                ids = self._charged(record, choice.token_ids)
+                if pieces and choice.index in record.answer_ids:
+                    record.answer_ids[choice.index].extend(ids)
+                else:
+                    record.answer_ids[choice.index] = ids
+        except Exception:  # noqa: BLE001  the text is still there
+            record.ids_lost = True
+
+    def _charged(self, record: Record, ids: Any) -> "array[int]":
+        """Take ids into a record's budget; raises MemoryError where they do not fit."""
+        kept = array("i", ids)
+        size = kept.itemsize * len(kept)
+        if record.size + size > self._settings.max_record_bytes or not self.writer.charge(size):
+            raise MemoryError
+        record.size += size
+        return kept
 
     def _observe(self, record: Record, message: Message) -> None:
         """Note what a message adds to the record, after it was passed on."""
@@ -295,6 +363,8 @@ def captured_line(record: Record, arm: str) -> dict[str, Any]:
     request = json.loads(b"".join(record.request))
     body = b"".join(record.response)
     response = assemble(body) if record.streamed else json.loads(body)
+    if record.prompt_ids is not None and record.prompts == 1 and not record.ids_lost:
+        _add_ids(response, record)
     failed_late = "error" in response and record.status < FIRST_CLIENT_ERROR
     ended = datetime.fromtimestamp(record.ended_ms // 1000, UTC)
     return {
@@ -309,6 +379,14 @@ def captured_line(record: Record, arm: str) -> dict[str, Any]:
         "request": request,
         "response": response,
     }
+
+
+def _add_ids(response: dict[str, Any], record: Record) -> None:
+    """Say of which tokens prompt and answers are, where the request did not ask for it itself."""
+    for choice in response.get("choices") or ():
+        if not choice.get("token_ids") and choice.get("index") in record.answer_ids:
+            response["prompt_token_ids"] = list(record.prompt_ids or ())
+            choice["token_ids"] = list(record.answer_ids[choice["index"]])
 
 
 def assemble(stream: bytes) -> dict[str, Any]:
