@@ -35,6 +35,7 @@ def build(first: Generation, own: Comparison) -> dict[str, Any]:
             "seconds": first.training.seconds,
             "tokens_per_s": first.training.tokens_per_second,
             "joint_acceptance_length": float(evaluation.acceptance_length) if evaluation else None,
+            "served_acceptance_length": float(evaluation.served_length or 1) if evaluation else None,
         },
         "drafter": {"digest": first.digest},
         "base": figures.summary(own.base),

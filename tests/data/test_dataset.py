@@ -316,6 +316,18 @@ def test_wrong_sql_is_refused_before_anything_is_read(world: World) -> None:
     assert (error.reason, "line 2, column 1" in error.message) == (reasons.SQL_REFUSED, True)
 
 
+def test_constrained_rows_without_their_tokens_are_counted(world: World) -> None:
+    form = {"response_format": {"type": "json_object"}}
+    exact = capture(1, "a", "b", **form)
+    spelled = [token + 3 for token in range(3)]
+    exact["response"] |= {"prompt_token_ids": spelled}
+    exact["response"]["choices"][0] |= {"message": {"role": "assistant", "content": ""}, "token_ids": spelled}
+    world.write("a.jsonl", [exact, capture(0, **form), capture(2)])
+    made = world.read(world.make(holdout={"percent": 34}))
+    assert [made.report["rows"][name] for name in ("constrained", "respelled")] == [2, 1]
+    assert "tokenised from text" in made.data("card.html").decode()
+
+
 def test_the_card_shows_the_report_and_needs_nothing_else(world: World) -> None:
     rows = [chat(f"secret {number}", "secret " * number, created=number) for number in range(1, 20)]
     world.write("a.jsonl", [*rows, b"secret"])

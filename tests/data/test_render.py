@@ -151,7 +151,7 @@ def test_logged_ids_win_if_they_are_this_targets(texts: dict[str, TargetText], c
     row["response"]["choices"][0]["token_ids"] = ids
     (found,) = rows(target, row)
     if wins:
-        assert found == Tokens([*prompt, *ids], ((len(prompt), len(prompt) + len(ids)),))
+        assert found == Tokens([*prompt, *ids], ((len(prompt), len(prompt) + len(ids)),), as_generated=True)
     else:
         assert supervised(target, found) == ["Well.<|im_end|>"]
 

@@ -57,6 +57,19 @@ def test_a_closed_file_is_shipped_and_an_open_one_bounds_the_watermark(folder: P
     assert done.bytes > 0
 
 
+def test_what_is_behind_the_watermark_is_not_settled_yet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = shipper(folder)
+    for number, last_ms in enumerate((NOW_MS - 9000, NOW_MS - 500)):
+        path = folder / f"{last_ms}-{number}.jsonl"
+        path.write_bytes(b"a\nb\n")
+        os.utime(path, ns=(last_ms * 1_000_000, last_ms * 1_000_000))
+    assert subject.ship()
+    assert (subject.done.requests, subject.done.settled) == (4, 2)
+    monkeypatch.setattr("time.time_ns", lambda: (NOW_MS + 2500) * 1_000_000)
+    assert subject.ship()
+    assert (subject.done.requests, subject.done.settled) == (4, 4)
+
+
 def test_with_nothing_left_the_watermark_is_what_must_have_reached_the_disk(folder: Path) -> None:
     subject = shipper(folder)
     assert subject.ship()

@@ -66,7 +66,7 @@ def test_it_learns_and_the_judgement_is_what_draft_and_verify_gives(
                 anchor += accepted_at[index, anchor] + 1
     assert found.anchors == anchors
     assert found.accepted_K == pytest.approx([count / anchors for count in agreed])
-    assert found.expected == pytest.approx(1 + taken / drafts)
+    assert found.served_length == pytest.approx(1 + taken / drafts)
     assert sum(agreed) > 0
 
 

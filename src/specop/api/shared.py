@@ -311,6 +311,11 @@ class Evaluation(Observed):
     acceptance_length: Figure = Field(
         description="Mean tokens per target step, bonus token included, joint over the draft steps."
     )
+    served_length: Figure | None = Field(
+        default=None,
+        description="The same as an engine's counters will show it on this text: easy stretches are drafted in few "
+        "steps, so they weigh less than in acceptanceLength.",
+    )
     variant: Literal["Greedy", "OneHot", "Probabilistic"] | None = Field(
         default=None,
         description="What acceptanceLength is: tauT0, tauT1OneHot or tauT1Probabilistic, by how the drafter is served.",

@@ -41,6 +41,8 @@ class Built:
     supervised_lengths: Counter[int] = field(default_factory=Counter)
     """The same by generated tokens."""
     truncated: int = 0
+    respelled: int = 0
+    """Rows to train on whose answers a grammar held, and whose tokens are of text: perhaps not the generated ones."""
     altered: int = 0
     """Exchanges whose text privacy changed."""
     entities: Counter[str] = field(default_factory=Counter)
@@ -86,6 +88,7 @@ class Output:
         self._lineage.write(_lineage(place, made.places))
         self._survey.note_written(made.rows.select(["key", "hash"]))
         self.built.truncated += made.truncated
+        self.built.respelled += made.respelled
         self.built.altered += made.altered
         self.built.entities.update(made.entities)
         self.built.supervised[place.name] += made.supervised

@@ -41,6 +41,9 @@ def card(report: Json, digest: str, target: str) -> str:
         ("Tokens", f"{rows['tokens']:,}, of which {rows['supervisedTokens']:,} are learnt"),
         ("Constrained by a grammar", f"{rows['constrained']:,} rows"),
     ]
+    if rows["respelled"]:
+        words = "rows whose tokens may not be those that were generated: their log has none"
+        facts.append(("Constrained, and tokenised from text", f"{rows['respelled']:,} {words}"))
     parts = [
         f"<h1>{title}</h1>",
         _table((), ((name, value) for name, value in facts)),

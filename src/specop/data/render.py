@@ -40,6 +40,8 @@ class Tokens:
 
     input_ids: Sequence[int]
     spans: tuple[Span, ...]
+    as_generated: bool = False
+    """The ids are the engine's own, not those of its text tokenised again."""
 
     @property
     def supervised(self) -> int:
@@ -49,7 +51,7 @@ class Tokens:
     def cut(self, length: int) -> "Tokens":
         """Keep the first `length` tokens."""
         spans = tuple((start, min(end, length)) for start, end in self.spans if start < length)
-        return Tokens(self.input_ids[:length], spans)
+        return Tokens(self.input_ids[:length], spans, self.as_generated)
 
 
 def rows_of(batch: Iterable[Exchange], target: TargetText) -> list[list[Tokens]]:
@@ -89,7 +91,8 @@ def _without(turn: Turns, ours: re.Pattern[str]) -> Iterator[Span]:
 def _as_it_is(exchange: Exchange, target: TargetText) -> Tokens | list[Turns] | None:
     """Return what is no conversation: tokens of the target's own, or a text of which all but the first is learned."""
     if exchange.spans:
-        return Tokens(exchange.token_ids, exchange.spans) if max(exchange.token_ids) < target.vocab_size else []
+        known = max(exchange.token_ids) < target.vocab_size
+        return Tokens(exchange.token_ids, exchange.spans, as_generated=True) if known else []
     return [Turns(exchange.text, ((1, len(exchange.text)),))] if exchange.text else None
 
 
@@ -102,7 +105,7 @@ def logged(exchange: Exchange, target: TargetText) -> Tokens | None:
     names = [call["function"]["name"] for call in answer.get("tool_calls") or []]
     if not all(part in spelled for part in (flat_content(answer).strip(), reasoning(answer).strip(), *names)):
         return None
-    return Tokens([*prompt, *ids], ((len(prompt), len(prompt) + len(ids)),))
+    return Tokens([*prompt, *ids], ((len(prompt), len(prompt) + len(ids)),), as_generated=True)
 
 
 def turns(exchange: Exchange, template: ChatTemplate, end_of_turn: re.Pattern[str]) -> list[Turns]:

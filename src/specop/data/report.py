@@ -118,6 +118,7 @@ class Result:
                 "train": built.rows,
                 "holdout": built.holdout_rows,
                 "constrained": built.constrained,
+                "respelled": built.respelled,
                 "tokens": built.tokens,
                 "supervisedTokens": built.supervised.total(),
             },

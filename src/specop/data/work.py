@@ -100,6 +100,8 @@ class Made:
     """Why the target did not answer."""
     truncated: int = 0
     """Rows that were cut."""
+    respelled: int = 0
+    """Rows to train on whose answers a grammar held, and whose tokens are of text: perhaps not the generated ones."""
     regenerated: int = 0
     """Exchanges that became rows with an answer that was asked anew."""
     supervised: int = 0
@@ -258,6 +260,7 @@ class _Making:
             if not tokens.supervised:
                 continue
             some = True
+            made.respelled += copies * (exchange.constrained and not held and not tokens.as_generated)
             made.truncated += copies * (len(whole.input_ids) > self._max_length)
             made.supervised += 0 if held else copies * tokens.supervised
             ids, edges = array("i", tokens.input_ids), array("i", [edge for span in tokens.spans for edge in span])

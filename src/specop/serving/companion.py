@@ -4,7 +4,7 @@
 |---|---|
 | `/ready` | 200 once the engine completed a request since it started and while its `/health` passes; else 503 and why |
 | `/drain?seconds=540&settle=5` | when the engine is idle, for preStop; 503 when it was not within that time |
-| `/capture` | `{"requests": n, "shippedUntil": "…"}`, n counted since this process started |
+| `/capture` | `{"requests": n, "shippedUntil": "…"}`: n since this process started and before that moment |
 | `/metrics` | Prometheus |
 
 It starts before the engine and ends after it, so that the captures of the last request are shipped too. It never speaks
@@ -110,7 +110,7 @@ async def _capture(request: web.Request) -> web.Response:
     requests, until = 0, None
     if SHIPPER in request.app:
         done = request.app[SHIPPER].done
-        requests = done.requests
+        requests = done.settled
         # whole seconds, rounded down: a promise that holds
         until = done.watermark_ms and format_time(datetime.fromtimestamp(done.watermark_ms // 1000, UTC))
     return web.json_response({"requests": requests, "shippedUntil": until})

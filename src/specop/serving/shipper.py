@@ -50,6 +50,8 @@ class Shipped:
     pending_bytes: int = 0
     watermark_ms: int | None = None
     """Everything captured before this moment (Unix, ms) lies in storage, except what was dropped."""
+    settled: int = 0
+    """Of `requests`, those of seconds before its own: whoever waits for so many finds them up to there."""
 
 
 class Shipper:
@@ -62,6 +64,8 @@ class Shipper:
         self._pod = pod
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
+        self._unsettled: list[tuple[int, int]] = []
+        """Last moment (Unix, ms) and requests of files that were shipped and may reach behind the watermark."""
         self.done = Shipped()
 
     def ship(self, *, final: bool = False) -> bool:
@@ -94,7 +98,7 @@ class Shipper:
             time.sleep(1)
 
     def _ship_file(self, path: Path) -> None:
-        packed = path.with_suffix(".zst")
+        packed, last_ms = path.with_suffix(".zst"), path.stat().st_mtime_ns // 1_000_000
         try:
             requests = _compress(path, packed)
             self._store.upload(packed, self._uri(path))
@@ -102,6 +106,7 @@ class Shipper:
         finally:
             packed.unlink(missing_ok=True)
         path.unlink()
+        self._unsettled.append((last_ms, requests))
         self.done = replace(self.done, requests=self.done.requests + requests, bytes=self.done.bytes + size)
 
     def _uri(self, path: Path) -> Uri:
@@ -134,14 +139,19 @@ class Shipper:
         """Set the watermark: behind every file that is left, and behind what may not have reached the disk."""
         # twice: one listing may miss a file that is renamed while it runs, which happens to a file once
         left = {path for _ in range(2) for path in self._folder.iterdir() if path.suffix in {".jsonl", ".open"}}
-        watermark = min([began_ms - SETTLE_MS, *map(_first_ms, left)])
+        watermark = max(min([began_ms - SETTLE_MS, *map(_first_ms, left)]), self.done.watermark_ms or 0)
+        told_ms = watermark // 1000 * 1000  # whole seconds are told
+        settled = sum(requests for last_ms, requests in self._unsettled if last_ms < told_ms)
+        self._unsettled = [item for item in self._unsettled if item[0] >= told_ms]
         pending = 0
         for path in left:
             try:
                 pending += path.stat().st_size
             except FileNotFoundError:  # its older name
                 continue
-        self.done = replace(self.done, pending_bytes=pending, watermark_ms=max(watermark, self.done.watermark_ms or 0))
+        self.done = replace(
+            self.done, pending_bytes=pending, watermark_ms=watermark, settled=self.done.settled + settled
+        )
 
 
 def _first_ms(path: Path) -> int:

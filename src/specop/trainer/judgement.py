@@ -88,9 +88,12 @@ class Judgement:
         return self._accepted(self.variant, self.judged_R)
 
     @property
-    def expected(self) -> float:
-        """Mean tokens per target step as an engine walks through the text."""
-        v = VARIANTS.index(self.variant)
+    def served_length(self) -> float:
+        """Mean tokens per target step as an engine walks through the text.
+
+        What was served at temperature 0 is the target's choice, also where rounding has the teacher prefer another.
+        """
+        v = VARIANTS.index("OneHot" if self.variant == "Greedy" else self.variant)
         drafted, calls = (float(x[v, self.judged_R].sum()) for x in (self.sums.drafted_VR, self.sums.calls_VR))
         return 1 + drafted / max(calls, 1)
 
@@ -100,6 +103,7 @@ class Judgement:
         anchors, labels = s.anchors_R[judged_R].sum().clamp_min(1), s.labels_R[judged_R].sum().clamp_min(1)
         return Evaluation(
             acceptance_length=f"{self.acceptance_length:.3f}",
+            served_length=f"{self.served_length:.3f}",
             variant=self.variant,
             per_position=_decimals(self.accepted_K),
             positions=self.anchors,

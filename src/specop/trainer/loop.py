@@ -207,7 +207,7 @@ class Loop:
                 "seconds": round(progress.seconds, 1),
                 "loss": round(progress.loss or 0.0, 4),
                 "acceptanceLength": round(judgement.acceptance_length, 4),
-                "expected": round(judgement.expected, 4),
+                "expected": round(judgement.served_length, 4),
             }
         )
         log.info("held out: %s", progress.curve[-1])
