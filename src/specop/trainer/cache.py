@@ -17,7 +17,7 @@ from specop.common.errors import UserError
 from specop.common.hashing import digest, short
 from specop.storage.job import Job
 from specop.trainer.checkpoint import KEPT
-from specop.trainer.config import Recipe, recipe
+from specop.trainer.config import Recipe
 from specop.trainer.grammar import taught
 from specop.trainer.group import Group
 from specop.trainer.inputs import Inputs
@@ -33,14 +33,13 @@ SPARE_BYTES = 1 << 30
 
 
 def make_states(
-    job: Job[TrainingConfig], inputs: Inputs, teacher: Teacher, group: Group, *, parameters: int
+    job: Job[TrainingConfig], knobs: Recipe, inputs: Inputs, teacher: Teacher, group: Group, *, parameters: int
 ) -> tuple[States, States]:
     """Return the states of training rows and holdout, those on disk that are to be there. Collective.
 
     `parameters`: how many the drafter has. Raises UserError DiskFull, before the teacher starts, where not even
     checkpoints would fit.
     """
-    knobs = recipe(job.config.hyperparameters)
     depends = {
         "dataset": job.config.dataset.digest,
         "target": inputs.facts.fingerprint,

@@ -74,8 +74,8 @@ def train(config: TrainingConfig, job: Job[TrainingConfig], group: Group | None 
         teacher = Teacher(inputs.target, DTYPES[knobs.compute_dtype], device)
         model, vocabulary_D = _drafter(teacher, inputs, knobs)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        states = make_states(job, inputs, teacher, group, parameters=parameters)
-        course = _course(config, inputs, teacher, vocabulary_D, states)
+        states = make_states(job, knobs, inputs, teacher, group, parameters=parameters)
+        course = _course(config, knobs, inputs, teacher, vocabulary_D, states=states)
         meter = _meter(model, course, group.place.size)
         display.measure_by(meter)
         display.stage("Training")
@@ -126,9 +126,15 @@ def _drafter(teacher: Teacher, inputs: Inputs, knobs: Recipe) -> tuple[Eagle3, T
 
 
 def _course(
-    config: TrainingConfig, inputs: Inputs, teacher: Teacher, vocabulary_D: Tensor, states: tuple[States, States]
+    config: TrainingConfig,
+    knobs: Recipe,
+    inputs: Inputs,
+    teacher: Teacher,
+    vocabulary_D: Tensor,
+    *,
+    states: tuple[States, States],
 ) -> Course:
-    (train, holdout), knobs = states, recipe(config.hyperparameters)
+    train, holdout = states
     if train.complete and holdout.complete:
         teacher.release()  # only its head is wanted from now on
     head_DH = teacher.head_VH[vocabulary_D.to(teacher.device)]
