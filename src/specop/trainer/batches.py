@@ -222,9 +222,9 @@ class Pack:
     """Log-probability of that token, among all tokens."""
 
     def to(self, device: torch.device) -> "Pack":
-        """Move all tensors."""
+        """Move all tensors. To a GPU that is only enqueued, on the current stream: what uses another waits for it."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {k: x.to(device) if isinstance(x, Tensor) else x for k, x in values.items()}
+        moved: dict[str, Any] = {k: _moved(x, device) if isinstance(x, Tensor) else x for k, x in values.items()}
         return Pack(**moved)
 
     def masks(self, token_D: Tensor) -> "Masks | None":
@@ -235,6 +235,13 @@ class Pack:
         """Values of the anchors `step` further; the last ones repeat (they have no label there)."""
         index_A = torch.arange(len(values_A), device=values_A.device) + step
         return values_A[index_A.clamp_(max=len(values_A) - 1)]
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor; to a GPU from pinned memory, which torch keeps until the copy is done."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        return tensor.pin_memory().to(device, non_blocking=True)  # what is pinned already is not copied here
+    return tensor.to(device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ Not here: defaults and presets (`api/preset.py` resolves them before the Job is 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from specop.api import reasons
 from specop.api.training_job import Hyperparameters, LossName
 from specop.common.errors import UserError
@@ -21,6 +23,8 @@ TERMS: dict[LossName, str] = {
     "JSD": "jsd",
 }
 """Each loss and its field in `LossWeights`."""
+DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16}
+"""What `computeDtype` calls the dtype of matrix products."""
 OPTIONAL = ("max_steps", "early_stop_evaluations", "ema_decay")
 """What may stay unset: it is then not done."""
 _ALL = 100

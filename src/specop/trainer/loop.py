@@ -26,14 +26,13 @@ from functools import reduce
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from specop.api import reasons
 from specop.common.errors import UserError
 from specop.storage.job import Preempted
 from specop.trainer.batches import Batch, Pack, Plan, in_order, label_counts
 from specop.trainer.checkpoint import Checkpoints, Progress
-from specop.trainer.config import Recipe
+from specop.trainer.config import DTYPES, Recipe
 from specop.trainer.evaluate import Sums, Variant, evaluate
 from specop.trainer.feed import feed
 from specop.trainer.group import Group, PeerLost
@@ -42,7 +41,7 @@ from specop.trainer.losses import step_weights
 from specop.trainer.model import Eagle3
 from specop.trainer.objective import Objective
 from specop.trainer.optim import Average, learning_rate, optimiser
-from specop.trainer.replicas import Replicas, Shards, copies, placed
+from specop.trainer.replicas import Replicas, Shards, copies, gathered, placed
 from specop.trainer.states import States
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,6 @@ SMOOTHING = 0.9
 """Share of the old value in the smoothed loss."""
 SPEED_STEPS = 10
 """Optimiser steps over which the speed is averaged."""
-DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +107,8 @@ class Loop:
         self._checkpoints = checkpoints
         self._stopping = stopping
         self._saved = 0.0
+        self._norm = torch.zeros((), device=course.device)
+        """Of the last step's gradients, on the device: nothing waits for it but the next step's figures."""
         self.best = self._copies(model.state_dict())
         """The weights to keep; the leader has them."""
 
@@ -169,17 +169,14 @@ class Loop:
             sums_J += torch.cat([value[None], alpha_K])
         due = self._group.leader and time.monotonic() - self._saved >= recipe.checkpoint_seconds
         flags = torch.tensor([self._stopping.is_set(), due], dtype=torch.float64)
-        stop, save, loss, *alphas = self._group.sum(torch.cat([flags, sums_J.cpu()])).tolist()
+        figures = torch.cat([sums_J, self._norm[None]]).cpu()  # here, once a step, the CPU waits for a GPU
+        stop, save, loss, *alphas, norm = self._group.sum(torch.cat([flags, figures])).tolist()
+        self._check(norm)
         if stop:
             raise Preempted
+        self._check(loss)
         self._replicas.reduce()
-        norm = _total(torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.max_grad_norm))
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise UserError(
-                reasons.TRAINING_DIVERGED,
-                f"The loss or its gradient is not finite at step {progress.step}: lower "
-                "hyperparameters.learningRate or maxGradNorm, or use computeDtype Float32.",
-            )
+        self._norm = gathered(torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.max_grad_norm))
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self._optimiser.step()
@@ -191,7 +188,17 @@ class Loop:
         progress.alpha_K = [alpha / max(count, 1) for alpha, count in zip(alphas, known_K, strict=True)]
         return bool(save)
 
+    def _check(self, figure: float) -> None:
+        """Raise UserError TrainingDiverged where a figure, a loss or the norm of a step's gradients, is not finite."""
+        if not math.isfinite(figure):
+            raise UserError(
+                reasons.TRAINING_DIVERGED,
+                f"The loss or its gradient is not finite at step {self.progress.step}: lower "
+                "hyperparameters.learningRate or maxGradNorm, or use computeDtype Float32.",
+            )
+
     def _evaluate(self) -> None:
+        self._check(float(self._norm))
         progress = self.progress
         with self._average.applied() if self._average else nullcontext():
             with self._replicas.whole():
@@ -214,6 +221,7 @@ class Loop:
 
     def _save(self) -> None:
         """Let the leader write a checkpoint. Collective where weights are cut."""
+        self._check(float(self._norm))
         moments, average = self._optimiser.state_dict()["state"], self._average.tensors if self._average else {}
         tensors = self._copies(
             {
@@ -303,11 +311,6 @@ def evaluation_steps(total: int, evaluations: int) -> frozenset[int]:
 def past_its_best(progress: Progress, patience: int | None) -> bool:
     """Whether the last `patience` evaluations were all worse than the best before them."""
     return patience is not None and sum(point["step"] > progress.best_step for point in progress.curve) >= patience
-
-
-def _total(norm: Tensor) -> float:
-    """Return a norm as a number, also where the gradients are cut."""
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

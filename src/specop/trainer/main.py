@@ -35,14 +35,14 @@ from specop.storage.uri import join
 from specop.trainer.bar import Bar
 from specop.trainer.cache import make_states
 from specop.trainer.checkpoint import Checkpoints, Progress
-from specop.trainer.config import Recipe, recipe
+from specop.trainer.config import DTYPES, Recipe, recipe
 from specop.trainer.display import Display, Listener
 from specop.trainer.events import Events
 from specop.trainer.export import CONFIG, TENSORS, read_drafter, write_drafter
 from specop.trainer.group import Group, Place
 from specop.trainer.inputs import Inputs, download_inputs
 from specop.trainer.judgement import Judgement, serving_temperature, variant_of
-from specop.trainer.loop import DTYPES, Course, Loop, judge
+from specop.trainer.loop import Course, Loop, judge
 from specop.trainer.meter import Meter, flops_per_token, peak_flops
 from specop.trainer.model import Eagle3
 from specop.trainer.record import Record

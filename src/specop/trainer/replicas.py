@@ -113,13 +113,16 @@ class Shards:
         self._fsdp.set_reshard_after_backward(not packs)
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """Return the whole of a tensor that may be cut. Collective where it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def copies(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     """Whole tensors on the CPU, copied; nothing where they are not to be kept. Collective where they are cut."""
     found = {}
     for name, tensor in tensors.items():
-        whole = tensor.detach()
-        if isinstance(whole, DTensor):
-            whole = whole.full_tensor()
+        whole = gathered(tensor.detach())
         if keep:
             found[name] = whole.cpu().clone()
     return found

@@ -160,7 +160,7 @@ class States:
         pack = Pack(
             next_N=torch.cat([torch.tensor(row.ids[1 : row.length + 1]) for row in rows]),
             position_N=torch.cat([torch.arange(row.length) for row in rows]),
-            aux_NCH=torch.cat([part.aux_nCH for part in parts]),
+            aux_NCH=_joined([part.aux_nCH for part in parts], device),
             anchor_A=anchor_A,
             segments=tuple(segments),
             served_A=torch.cat([torch.tensor(row.ids[2 : row.length + 2]) for row in rows])[anchor_A],
@@ -171,7 +171,7 @@ class States:
             temperature_A=torch.cat(
                 [torch.full((len(p.lse_a),), r.temperature or 1.0) for r, p in zip(rows, parts, strict=True)]
             ),
-            last_AH=torch.cat([part.last_aH for part in parts]),
+            last_AH=_joined([part.last_aH for part in parts], device),
             lse_A=torch.cat([part.lse_a for part in parts]),
             argmax_A=torch.cat([part.argmax_a for part in parts]),
             peak_A=torch.cat([part.peak_a for part in parts]),
@@ -213,6 +213,14 @@ class States:
 
     def _file(self, block: int) -> Path:
         return self._folder / f"block-{block:06d}.safetensors"
+
+
+def _joined(parts: list[Tensor], device: torch.device) -> Tensor:
+    """Lay states end to end; on their way to a GPU in pinned memory, which is used again and so touched only once."""
+    if device.type != "cuda":
+        return torch.cat(parts)
+    shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
+    return torch.cat(parts, out=torch.empty(shape, dtype=parts[0].dtype, pin_memory=True))
 
 
 def _blocks(members: Sequence[int], rows: Sequence[Row]) -> Iterator[list[int]]:
