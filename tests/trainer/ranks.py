@@ -55,7 +55,9 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.trainer.ranks"])
-        processes = [context.Process(target=rank_main, args=(self, rank)) for rank in range(self.size)]
+        processes: list[BaseProcess] = [
+            context.Process(target=rank_main, args=(self, rank)) for rank in range(self.size)
+        ]
         for process in processes:
             process.start()
         return processes
@@ -79,6 +81,15 @@ class Run:
                 time.sleep(0.01)
         finally:
             kill(processes)
+
+    def kept(self) -> dict[str, Tensor]:
+        """Tensors of the newest checkpoint."""
+        found = self.checkpoints().newest()
+        assert found
+        return found[1]
+
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder / "local", LocalStore(), f"file://{self.folder}/stored", "inputs")
 
     def losses(self) -> dict[int, float]:
         """Loss of every step, as it was computed last."""
@@ -114,7 +125,6 @@ def rank_main(run: Run, rank: int) -> None:
     seconds = changed.pop("checkpoint_seconds", 1e9)
     model, course, _ = parts(run.world, run.folder / f"rank{rank}", **changed)
     course = replace(course, recipe=replace(course.recipe, checkpoint_seconds=seconds), sharded=run.sharded)
-    checkpoints = Checkpoints(run.folder / "local", LocalStore(), f"file://{run.folder}/stored", "inputs")
     stopping = threading.Event()
     with (run.folder / "losses").open("a") as file:
 
@@ -125,7 +135,7 @@ def rank_main(run: Run, rank: int) -> None:
 
         group = Recording(Place(rank, run.size, rank, run.size), record)
         group.join(course.device, stopping)
-        loop = Loop(model, course, checkpoints, stopping, group)
+        loop = Loop(model, course, run.checkpoints(), stopping, group)
         loop.run(lambda *_: None)
         assert loop.progress.best_length > 1
     if rank:

@@ -9,7 +9,7 @@ from torch import nn
 
 from specop.api.preset import DEFAULTS
 from specop.trainer.config import Recipe, recipe
-from specop.trainer.optim import FLOOR, Average, Together, learning_rate, optimiser
+from specop.trainer.optim import FLOOR, Average, Muon, Together, learning_rate, optimiser
 from tests.trainer.tiny_run import World, loop, parts
 
 
@@ -51,6 +51,24 @@ def test_muon_takes_matrices_between_states_and_adamw_the_rest() -> None:
         ["fc.bias"],
     ]
     assert [group["weight_decay"] for group in found.param_groups] == [0.1, 0.1, 0.0]
+
+
+@pytest.mark.parametrize("shape", [(24, 8), (8, 24), (16, 16)])
+@pytest.mark.parametrize("dtype", ["BFloat16", "Float32"])
+def test_muon_is_torchs_own(shape: tuple[int, int], dtype: str) -> None:
+    recipe_ = knobs(optimizer="Muon", weight_decay="0.1", learning_rate="0.01", compute_dtype=dtype)
+    start = torch.randn(shape)
+    mine, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    expected = torch.optim.Muon([theirs], lr=0.01, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    found = Muon([mine], recipe_)
+    for _ in range(3):
+        mine.grad = torch.randn(shape)
+        theirs.grad = mine.grad.clone()
+        found.step()
+        expected.step()
+    assert torch.equal(found.state[mine]["momentum_buffer"], expected.state[theirs]["momentum_buffer"])
+    apart = (mine - theirs).norm() / (theirs - start).norm()
+    assert apart == 0 if dtype == "BFloat16" else apart < 0.03  # theirs is in bfloat16 always
 
 
 @pytest.mark.parametrize("name", ["AdamW", "Muon"])

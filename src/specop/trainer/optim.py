@@ -2,7 +2,10 @@
 
 AdamW on float32 masters; or Muon for what turns one hidden state into another (`fc` and the layer's matrices) with
 AdamW for the rest: norms, and the head, whose rows are tokens and not directions. Muon's updates are scaled to the size
-of AdamW's (`match_rms_adamw`), so that one learning rate and one weight decay serve both.
+of AdamW's, so that one learning rate and one weight decay serve both.
+
+Under FSDP2 each rank holds, and updates, its part of everything: AdamW and the average look at single numbers. Muon's
+step needs whole matrices, and `Muon` says how it gets them.
 
 The schedule is a function of the step number and has no state of its own, so that a resumed run cannot disagree with
 it. Likewise the average's decay at a step.
@@ -16,10 +19,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from specop.trainer.config import Recipe
+from specop.trainer.config import DTYPES, Recipe
+from specop.trainer.replicas import gathered, placed
 
 BETAS = (0.9, 0.95)
 MOMENTUM = 0.95
+ADAMW_SIZE = 0.2
+"""Root mean square of AdamW's updates, to which Muon's are scaled (arXiv 2502.16982, §2.2)."""
 FLOOR = 0.05
 """Share of the peak at which Cosine, Linear and WSD end."""
 AVERAGE_START = 10
@@ -59,14 +65,49 @@ def optimiser(model: nn.Module, recipe: Recipe) -> Optimiser:
     adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=BETAS, fused=True)
     if recipe.optimizer == "AdamW":
         return adamw
-    muon = torch.optim.Muon(
-        hidden,
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        momentum=MOMENTUM,
-        adjust_lr_fn="match_rms_adamw",
-    )
-    return Together([muon, adamw])
+    return Together([Muon(hidden, recipe), adamw])
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon (Nesterov, updates of AdamW's size), also for matrices that are cut over ranks.
+
+    What concerns single numbers (momentum, decay, the step itself) is done where they lie. The update in between is
+    gathered matrix by matrix and made orthogonal on every rank, so that N ranks do what one does. Products are made in
+    the run's own dtype: where torch always takes bfloat16, runs of float32 would differ by their sums' order.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], recipe: Recipe) -> None:
+        super().__init__(
+            matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, momentum=MOMENTUM, nesterov=True
+        )
+        self._compute = DTYPES[recipe.compute_dtype]
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # nobody here has one
+        """Apply the gradients. Collective where matrices are cut."""
+        del closure
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            for matrix in group["params"]:
+                state = self.state[matrix]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+                average = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
+                update = gathered(matrix.grad.lerp(average, momentum).to(self._compute))
+                orthogonal = _orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                matrix.mul_(1 - rate * group["weight_decay"])
+                matrix.add_(placed(orthogonal, matrix), alpha=-rate * ADAMW_SIZE * math.sqrt(max(matrix.shape)))
+
+
+def _orthogonal(x_RC: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Bring the singular values of a matrix near 1, by a Newton-Schulz series (as torch's, but in the given dtype)."""
+    a, b, c = coefficients
+    x = x_RC.T if x_RC.shape[0] > x_RC.shape[1] else x_RC  # the smaller products
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if x_RC.shape[0] > x_RC.shape[1] else x
 
 
 class Together:
