@@ -11,7 +11,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 check: ## style, types, layers, generated files: under a minute
-	@$(IN_ENV) sh -ec 'ruff check .; ruff format --check .; mypy; mypy demo; lint-imports; python -m specop.api.crdgen --check'
+	@$(IN_ENV) sh -ec 'ruff check .; ruff format --check .; mypy; lint-imports; python -m specop.api.crdgen --check'
 
 test: ## all tests; build/test/times.json says how long they took
 	@$(PYTHON) -m tests.run

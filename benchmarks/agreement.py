@@ -105,7 +105,8 @@ def _target(folder: Path) -> torch.Tensor:
     )
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
-    return model.get_input_embeddings().weight.detach()
+    embedding_VH: torch.Tensor = model.get_input_embeddings().weight.detach()
+    return embedding_VH
 
 
 def reread(folder: Path, architecture: str) -> float:
@@ -120,7 +121,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(reread(Path(sys.argv[1]), sys.argv[2]))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as kept:
         for index, (architecture, layout, draft_vocab) in enumerate(CASES):
             folder = Path(kept) / str(index)
@@ -133,7 +134,7 @@ def main() -> None:
                 )
             rows.append(row)
             print("  ".join(f"{key} {value}" for key, value in row.items()))
-    worst = max(value for row in rows for key, value in row.items() if key in {"reread", "speculators"})
+    worst: float = max(value for row in rows for key, value in row.items() if key in {"reread", "speculators"})
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text(json.dumps({"greatestDifference": worst, "tolerance": TOLERANCE, "cases": rows}, indent=1) + "\n")
     sys.exit(worst > TOLERANCE)

@@ -67,7 +67,7 @@ def _cpu_seconds() -> float:
     """Of this process and of the workers that it has now."""
     me = psutil.Process()
     times = (process.cpu_times() for process in (me, *me.children(recursive=True)))
-    return sum(of.user + of.system for of in times)
+    return float(sum(of.user + of.system for of in times))
 
 
 def job(path: Path, target: Path, more: Json, folder: Path) -> Json:

@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from specop.trainer.feed import feed
 from specop.trainer.losses import Labels, head_loss, step_weights
 from specop.trainer.meter import flops_per_token
 from specop.trainer.model import Eagle3
-from specop.trainer.optim import optimiser
+from specop.trainer.optim import Optimiser, optimiser
 from specop.trainer.vocabulary import draft_ids
 from tests.trainer.packs import LLAMA_8B
 
@@ -90,7 +91,7 @@ class Bench:
             found.append(time.perf_counter() - began)
         return pack, min(found)
 
-    def drafter(self) -> tuple[Eagle3, torch.optim.Optimizer]:
+    def drafter(self) -> tuple[Eagle3, Optimiser]:
         """Return a new drafter and its optimiser."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -100,7 +101,7 @@ class Bench:
         return model, optimiser(model, self.workload.recipe)
 
     def step(
-        self, model: Eagle3, optimiser: torch.optim.Optimizer, steps: int, pack: Pack, members: Sequence[int]
+        self, model: Eagle3, optimiser: Optimiser, steps: int, pack: Pack, members: Sequence[int]
     ) -> list[torch.cuda.Event]:
         """One optimiser step on a pack of these rows; events around its parts."""
         recipe = self.workload.recipe
@@ -201,7 +202,8 @@ class Bench:
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
             self.step(model, optimiser, steps, pack, members)
             torch.cuda.synchronize()
-        return profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=40, max_name_column_width=70)
+        kernels = profiler.key_averages()
+        return str(kernels.table(sort_by="self_cuda_time_total", row_limit=40, max_name_column_width=70))
 
 
 @contextmanager
@@ -226,7 +228,7 @@ def disturbances() -> Iterator[Json]:
 
 
 def _mark() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
     return event
 
@@ -241,7 +243,8 @@ def peak_of_4096() -> float:
         a @ b
         marks.append(_mark())
     torch.cuda.synchronize()
-    return 2 * 4096**3 / min(first.elapsed_time(second) for first, second in pairwise(marks)) * 1000
+    milliseconds: float = min(first.elapsed_time(second) for first, second in pairwise(marks))
+    return 2 * 4096**3 / milliseconds * 1000
 
 
 def attempt(name: str, report: Json, work: Callable[[], Any]) -> None:
@@ -268,16 +271,16 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench.fixed(Path(folder), fraction)
             for steps in (steps for steps, share in CASES if share == fraction):
-                attempt(f"K{steps}, {fraction:.0%} supervised", report, lambda k=steps, b=bench: b.measure(k))
+                attempt(f"K{steps}, {fraction:.0%} supervised", report, partial(bench.measure, steps))
             if fraction == CASES[0][1]:
-                attempt("kernels", report, lambda b=bench: b.kernels(CASES[0][0]))
+                attempt("kernels", report, partial(bench.kernels, CASES[0][0]))
                 with fusion.without():
-                    attempt(f"K{CASES[0][0]}, not fused", report, lambda b=bench: b.measure(CASES[0][0]))
+                    attempt(f"K{CASES[0][0]}, not fused", report, partial(bench.measure, CASES[0][0]))
             del bench
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench.varied(Path(folder))
         for steps in sorted({steps for steps, _ in CASES}, reverse=True):
-            attempt(f"K{steps}, as a run", report, lambda k=steps: bench.run(k))
+            attempt(f"K{steps}, as a run", report, partial(bench.run, steps))
     if out := os.environ.get("OUT"):
         (Path(out) / "gpu.json").write_text(json.dumps(report, indent=1))
         if isinstance(report["kernels"], str):

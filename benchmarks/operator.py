@@ -43,7 +43,7 @@ EDITS_PER_SECOND = 5
 WINDOW_SECONDS = 60
 QUIET_SECONDS = 5
 PATIENCE_SECONDS = 900
-CHART_DEFAULTS = {"scrapeSeconds": 10, "measuredSeconds": 60, "resyncSeconds": 600}
+CHART_DEFAULTS: Json = {"scrapeSeconds": 10, "measuredSeconds": 60, "resyncSeconds": 600}
 """The tests' values have shorter times."""
 WRITE_VERBS = {"create", "apply", "apply_status", "patch", "delete"}
 

@@ -21,6 +21,6 @@ def _build(target: Path) -> None:
     install = ["pip", "install", "--no-deps", "--require-hashes", "--python", f"{target}/bin/python", "-r", str(_LOCK)]
     with console.step("installing the peer's Python environment (5 GB, most of it shared with ours)"):
         # Relocatable: it is made beside its final place, and scripts must not remember that.
-        command = [python.uv(), "venv", "-q", "--allow-existing", "--relocatable", "--python", interpreter.binary()]
-        console.run([*command, target], log)
+        venv = ["venv", "-q", "--allow-existing", "--relocatable", "--python", str(interpreter.binary())]
+        console.run([python.uv(), *venv, target], log)
         console.run([python.uv(), *install], log, env=python.environment())

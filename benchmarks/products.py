@@ -20,11 +20,11 @@ Operand = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 """Shape, strides and type of one factor."""
 
 
-class Products(TorchDispatchMode):
+class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps which matrix products were made, and how often."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: Counter[tuple[Operand, Operand]] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

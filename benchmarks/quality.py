@@ -92,11 +92,11 @@ class Bench:
     def _steps(self, arm: Arm, rate: str) -> int:
         """Optimiser steps that fit the budget: of time, by a short run's speed; or of another arm's tokens."""
         if arm.tokens_of is not None:
-            other = self.best(self._arm(arm.tokens_of))[0]
-            return max(2, round(other["steps"]))
+            steps: int = self.best(self._arm(arm.tokens_of))[0]["steps"]
+            return max(2, steps)
         if arm.name not in self._speeds:
             file = self.folder / "speeds.json"
-            known = json.loads(file.read_text()) if file.exists() else {}
+            known: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
             if arm.name not in known:
                 trial = (self._peer if arm.peer else self._ours)(arm, self.knobs(arm, rate, 0, 12))
                 known[arm.name] = 12 / trial["seconds"]

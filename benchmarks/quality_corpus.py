@@ -8,7 +8,7 @@ holdout is the validation part, by which runs choose their best weights), and `t
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def corpora(size: str, folder: Path) -> dict[str, Corpus]:
     return found
 
 
-def _answered(target: Path, wanted: dict[str, tuple[Sequence[dict[str, Any]], float]]) -> dict[str, Rows]:
+def _answered(target: Path, wanted: Mapping[str, tuple[Sequence[dict[str, Any]], float]]) -> dict[str, Rows]:
     """Let a real engine answer requests; the grammar of a request holds its answer, as when it is served."""
     from vllm import LLM, SamplingParams  # noqa: PLC0415 - takes a while
     from vllm.sampling_params import StructuredOutputsParams  # noqa: PLC0415

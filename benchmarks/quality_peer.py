@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.utils import clip_grad_norm_
 
-sys.path.insert(0, str(Path(__file__).parent))
-from train_peer import Peer
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.train_peer import Peer
 
 FLOOR = 0.05
 """Share of the learning rate at which the linear schedule ends; as on the other side."""
@@ -43,7 +43,7 @@ def main() -> None:
         batch = peer.batch(members, dtype)
         loss, _ = peer.loss(batch, plan["steps"])
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         clip_grad_norm_(wanted, plan["max_grad_norm"])
         for group in optimiser.param_groups:
             group["lr"] = rate

@@ -45,7 +45,7 @@ def main() -> None:
             )
         )
     engine.generate(prompts, sampling, use_tqdm=False)
-    counters = {metric.name: getattr(metric, "value", None) for metric in engine.get_metrics()}
+    counters = {metric.name: metric.value for metric in engine.get_metrics() if hasattr(metric, "value")}
     drafts = counters["vllm:spec_decode_num_drafts"]
     accepted = counters["vllm:spec_decode_num_accepted_tokens"]
     print(json.dumps({"drafts": drafts, "accepted_per_draft": accepted / drafts}))

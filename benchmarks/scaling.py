@@ -42,8 +42,9 @@ from benchmarks.workload import (
 )
 from specop.storage.local import LocalStore
 from specop.trainer.checkpoint import Checkpoints, Progress
+from specop.trainer.config import DTYPES
 from specop.trainer.group import Group, Place
-from specop.trainer.loop import DTYPES, Course, Loop
+from specop.trainer.loop import Course, Loop
 from specop.trainer.losses import step_weights
 from specop.trainer.objective import Objective
 from specop.trainer.states import States

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from benchmarks.workload import DIGEST, Drawn, Tensors, normed, read, sizes
 from specop.storage.local import LocalStore
 from specop.trainer.batches import Pack
 from specop.trainer.checkpoint import Checkpoints, Progress
-from specop.trainer.loop import DTYPES, Course, Loop
+from specop.trainer.config import DTYPES
+from specop.trainer.loop import Course, Loop
 from specop.trainer.losses import Labels, head_loss, step_weights
 from specop.trainer.meter import flops_per_token
 from specop.trainer.states import States
@@ -89,7 +90,7 @@ class Ours:
 
             with suppress(Enough):
                 loop.run(show)
-        totals = {"seconds": ends, "cpu_seconds": used, "tokens": tokens}
+        totals: dict[str, Sequence[float]] = {"seconds": ends, "cpu_seconds": used, "tokens": tokens}
         return {name: [x[step] - x[step - 1] for step in range(warm, len(x))] for name, x in totals.items()}
 
     def _loop(self) -> Loop:
@@ -174,7 +175,7 @@ def both(first: AbstractContextManager[Any], second: AbstractContextManager[Any]
 def split(profiler: profile) -> Json:
     """Share of the time in each part: an operation's own time, under the part of the nearest one that has a name."""
     found: dict[str, float] = defaultdict(float)
-    for event in profiler.events():
+    for event in profiler.events():  # type: ignore[no-untyped-call]
         found[_part(event)] += event.self_cpu_time_total
     total = sum(found.values())
     return {part: round(value / total, 4) for part, value in sorted(found.items(), key=lambda item: -item[1])}
@@ -207,7 +208,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         ours = Ours(given.folder, Path(scratch))
         if given.check:
-            answer = ours.check(*given.check, given.folder / "ours.safetensors")
+            rows, steps = given.check
+            answer = ours.check(rows, steps, given.folder / "ours.safetensors")
         elif given.anatomy:
             answer = ours.anatomy(given.warm)
         else:

@@ -87,7 +87,7 @@ class Peer:
             )
         width = sum(len(sample["input_ids"]) - 1 for sample in samples)
         collate = CollateFn(width, self.plan["drafter"]["hidden_size"], dtype=dtype, preprocess=shift_batch)
-        batch = collate(samples)
+        batch: dict[str, Tensor] = collate(samples)
         del batch["error_records"]
         return batch
 
@@ -117,7 +117,7 @@ class Peer:
             batch = self.batch(members, dtype)
             loss, _ = self.loss(batch, self.plan["steps"])
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             clip_grad_norm_(wanted, self.plan["max_grad_norm"])
             optimiser.step()
             loss.item()
@@ -129,7 +129,7 @@ class Peer:
     def check(self, rows: list[int], steps: int, out: Path) -> Json:
         """Loss and gradients over a pack of these rows, in float32."""
         loss, metrics = self.loss(self.batch(rows, torch.float32), steps)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         grads = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         save_file(grads, out)
         return {"loss": loss.item(), "parts": [metrics[f"loss_{k}_sum"].item() for k in range(steps)]}
@@ -145,8 +145,11 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     peer = Peer(given.folder)
-    check, out = given.check, given.folder / "peer.safetensors"
-    answer = peer.check(*check, out) if check else peer.train(given.warm)
+    if given.check:
+        rows, steps = given.check
+        answer = peer.check(rows, steps, given.folder / "peer.safetensors")
+    else:
+        answer = peer.train(given.warm)
     versions = {name: importlib.metadata.version(name) for name in ("speculators", "torch", "transformers")}
     print(json.dumps({**answer, "versions": versions}))
 

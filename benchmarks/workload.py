@@ -24,7 +24,7 @@ from torch.nn import functional
 from specop.api.preset import DEFAULTS
 from specop.api.training_job import Hyperparameters
 from specop.trainer.batches import Plan, Row
-from specop.trainer.config import Recipe, recipe
+from specop.trainer.config import DTYPES, Recipe, recipe
 from specop.trainer.model import DrafterConfig, Eagle3
 from specop.trainer.states import Sizes, States
 from specop.trainer.teacher import RowStates
@@ -125,8 +125,9 @@ class Tensors:
 
     def teacher(self, last_CH: Tensor) -> Tensor:
         """Return the teacher's logits on the draft vocabulary, in the dtype of the run."""
-        head_DH = self.head_DH.to(last_CH.device, torch.bfloat16 if self._workload.dtype == "BFloat16" else None)
-        return last_CH.to(head_DH.dtype) @ head_DH.T
+        dtype = DTYPES[self._workload.dtype]
+        logits_CD: Tensor = last_CH.to(dtype) @ self.head_DH.to(last_CH.device, dtype).T
+        return logits_CD
 
 
 class Drawn:
@@ -154,7 +155,8 @@ class Drawn:
 
 def normed(last_aH: Tensor, config: DrafterConfig) -> Tensor:
     """Norm final states as a target does, with weight 1."""
-    return functional.rms_norm(last_aH, (config.hidden_size,), eps=config.rms_norm_eps)
+    normed_aH: Tensor = functional.rms_norm(last_aH, (config.hidden_size,), eps=config.rms_norm_eps)
+    return normed_aH
 
 
 def sizes(workload: Workload) -> Sizes:

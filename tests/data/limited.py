@@ -31,8 +31,12 @@ def limited(limit: int) -> Iterator[tuple[Callable[[], None], Path]]:
         if folder.is_dir():
             folder.rmdir()
         raise NoCgroups(str(error)) from error
+
+    def enter() -> None:
+        (folder / "cgroup.procs").write_text(str(os.getpid()))
+
     try:
-        yield lambda: (folder / "cgroup.procs").write_text(str(os.getpid())) and None, folder
+        yield enter, folder
     finally:
         folder.rmdir()
 

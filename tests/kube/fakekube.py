@@ -8,7 +8,7 @@ faults on request. The contract tests run on it and on the real server; what the
 import copy
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from specop.api import reasons
 from specop.common.errors import Conflict, Terminal
@@ -17,6 +17,7 @@ from specop.kube.port import Listing
 from specop.kube.resources import Kind, kind_named
 
 Json = dict[str, Any]
+T = TypeVar("T")
 Path = tuple[str, ...]
 Watcher = Callable[[str, Json], None]
 Fault = Callable[[str, Key], None]
@@ -143,7 +144,7 @@ class FakeKube:
 
     # --- inside
 
-    def _written(self, verb: str, key: Key, write: Callable[[], Any]) -> Any:
+    def _written(self, verb: str, key: Key, write: Callable[[], T]) -> T:
         self.before(verb, key)
         result = write()
         self.writes.append((verb, key))
@@ -233,7 +234,7 @@ def _set(body: Json, path: Path, value: Any) -> None:
 
 def _delete(body: Json, path: Path) -> None:
     *parents, last = path
-    chain = [body]
+    chain: list[Any] = [body]
     for part in parents:
         following = chain[-1].get(part) if isinstance(chain[-1], dict) else None
         if following is None:

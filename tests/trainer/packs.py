@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from specop.trainer.attention import Segment
 from specop.trainer.batches import FREE, Pack
@@ -45,7 +45,7 @@ Document = tuple[int, Sequence[tuple[int, int]]]
 """Tokens, and where anchors stand."""
 
 
-def make_pack(c: DrafterConfig, documents: Sequence[Document], **given: Tensor) -> Pack:
+def make_pack(c: DrafterConfig, documents: Sequence[Document], **given: Any) -> Pack:
     """Lay documents out in a pack; what is not `given` is random, the same each time, and without a grammar."""
     segments, anchors, ends, n0, a0 = [], [], [], 0, 0
     for length, spans in documents:
