@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from specop.api.endpoint import Capture, DrafterFrom, DrafterPolicy, EndpointSpec, Engine
+from specop.api.endpoint import Capture, DrafterFrom, DrafterPolicy, EndpointSpec
+from specop.api.engine import Engine
 from specop.api.jobs import CompanionConfig, FetchConfig
 from specop.api.shared import Contract, TargetSpec, Weights
 from specop.manifests.engine import ENGINE_MODULE, ENGINE_PORT, engine_args, speculative_tokens

@@ -55,7 +55,7 @@ def run_server(folder: Path) -> Iterator[S3Server]:
     server = S3Server(f"http://127.0.0.1:{port}", f"test{secrets.token_hex(8)}", secrets.token_hex(16))
     for name in ("data", "versions", "users"):
         (folder / name).mkdir()
-    command = [
+    command: list[str | Path] = [
         *(
             program,
             "--port",

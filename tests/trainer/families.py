@@ -120,7 +120,8 @@ def drafted(model: Eagle3, ids: list[int], aux_NCH: Tensor) -> Tensor:
     count = len(ids) - 1
     pack = make_pack(model.config, [(count, [(count - 1, count)])], next_N=torch.tensor(ids[1:]), aux_NCH=aux_NCH)
     (hidden_AH,) = model.unroll(pack, 1)
-    return model.lm_head(hidden_AH)[0]
+    logits_D: Tensor = model.lm_head(hidden_AH)[0]
+    return logits_D
 
 
 class Engine:

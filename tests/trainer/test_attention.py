@@ -50,7 +50,8 @@ def kernel_scores(q_NHd: Tensor, k_NHd: Tensor, bound_D: Tensor) -> Tensor:
     document_N = torch.bucketize(position_N, bound_D, right=True)
     seen_NN = (document_N[:, None] == document_N) & (position_N[:, None] >= position_N)
     scores_HNN = torch.einsum("qhd,khd->hqk", q_NHd, k_NHd) * q_NHd.shape[-1] ** -0.5
-    return scores_HNN.masked_fill(~seen_NN, float("-inf"))
+    masked_HNN: Tensor = scores_HNN.masked_fill(~seen_NN, float("-inf"))
+    return masked_HNN
 
 
 def kernel_forward(q: Tensor, k: Tensor, v: Tensor, bound: Tensor, *_: object) -> list[Tensor]:
@@ -68,7 +69,7 @@ def kernel_backward(grad: Tensor, q: Tensor, *rest: Any) -> list[Tensor]:
     dscores_HNN = probs_HNN * (torch.einsum("qhd,khd->hqk", grad, v) - delta_HN1) * scale
     dk, dv = (torch.einsum("hqk,qhd->khd", x, y) for x, y in ((dscores_HNN, q), (probs_HNN, grad)))
     dq = torch.einsum("hqk,khd->qhd", dscores_HNN, k)
-    return [dq, *(x.unflatten(1, (-1, shared)).sum(2) for x in (dk, dv))]
+    return [dq, *(x.reshape(len(x), -1, shared, x.shape[-1]).sum(2) for x in (dk, dv))]
 
 
 @pytest.mark.parametrize("way", ["blocks of 2", "blocks of 256", "kernel"])

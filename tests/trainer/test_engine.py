@@ -22,6 +22,7 @@ def test_the_engine_accepts_what_it_drafts(architecture: str, layout: str, tmp_p
     world = World(tmp_path, train=24, holdout=12)
     config = world.config("u-engine", architecture=architecture, layout=layout, max_steps=200)
     facts = train(config, Job(config, tmp_path / "work"))
+    assert facts
     info = world.manifest(Outcome(kind="training", ok=True, training=facts)).info
     (judged,) = (point["expected"] for point in info["curve"] if point["step"] == info["bestStep"])
     with running(Pod(tmp_path, world.target, facts.drafter, facts.contract)) as pod:

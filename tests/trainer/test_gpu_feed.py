@@ -14,7 +14,8 @@ from torch import Tensor
 
 from specop.trainer.batches import Pack, Row
 from specop.trainer.feed import feed
-from specop.trainer.states import NAMES, RowStates, Sizes, States
+from specop.trainer.states import NAMES, Sizes, States
+from specop.trainer.teacher import RowStates
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 

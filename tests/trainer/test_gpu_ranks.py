@@ -5,16 +5,18 @@ Runs by itself on a machine with little more than torch, as `test_gpu.py` does.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from specop.trainer.group import Group
 from specop.trainer.losses import StepWeights
 from specop.trainer.objective import Objective
 from specop.trainer.replicas import Replicas, Shards, copies
-from tests.trainer.test_gpu import DOCUMENTS, SMALL, STEPS, apart, make_model, make_pack
+from tests.trainer.test_gpu import DOCUMENTS, SMALL, STEPS, apart, cuda_pack, make_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 
@@ -23,14 +25,20 @@ CUDA = torch.device("cuda", 0)
 
 @pytest.fixture
 def _nccl() -> Iterator[None]:
-    dist.init_process_group("cpu:gloo,cuda:nccl", store=dist.HashStore(), rank=0, world_size=1, device_id=CUDA)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("cpu:gloo,cuda:nccl", store=store, rank=0, world_size=1, device_id=CUDA)
     yield
     dist.destroy_process_group()
 
 
+def logits(head_DH: Tensor, last_CH: Tensor) -> Tensor:
+    found: Tensor = last_CH.float() @ head_DH.T
+    return found
+
+
 @pytest.mark.usefixtures("_nccl")
 def test_what_is_cut_by_fsdp2_gets_the_gradients_of_what_is_whole() -> None:
-    pack, found = make_pack(SMALL, DOCUMENTS), []
+    pack, found = cuda_pack(SMALL, DOCUMENTS), []
     weights = [StepWeights(kl=0.001, ce=0.001)] * STEPS
     for kind in (Replicas, Shards):
         model = make_model(SMALL)
@@ -38,7 +46,7 @@ def test_what_is_cut_by_fsdp2_gets_the_gradients_of_what_is_whole() -> None:
         objective = Objective(
             model,
             vocabulary_D=torch.arange(SMALL.draft_vocab_size),
-            teacher=lambda last_CH, head_DH=head_DH: last_CH.float() @ head_DH.T,
+            teacher=partial(logits, head_DH),
             steps=STEPS,
             compute=torch.bfloat16,
         )

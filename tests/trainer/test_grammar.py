@@ -64,7 +64,7 @@ def test_packs_of_rows_with_and_without_a_grammar(grammars: Grammars) -> None:
     first, second = grammars.known(rows)
     index_A, words_MW = grammars.masks([free, first, free, second])
     labels = [r.labels(1)[0] for r in (free, first, free, second)]
-    parts_ = index_A.split(labels)
+    parts_ = torch.split(index_A, labels)
     assert (parts_[0] == FREE).all()
     assert (parts_[2] == FREE).all()
     alone, words = grammars.masks([second])
@@ -91,7 +91,8 @@ def test_what_cannot_be_followed_is_not_known(answer: str, grammar: str, grammar
 
 def test_only_the_last_span_is_under_the_grammar(grammars: Grammars) -> None:
     one = row()
-    earlier = replace(one, ids=one.ids + one.ids, spans=(one.spans[0], tuple(len(one.ids) + x for x in one.spans[0])))
+    (start, end), length = one.spans[0], len(one.ids)
+    earlier = replace(one, ids=one.ids + one.ids, spans=((start, end), (length + start, length + end)))
     (known,) = grammars.known([earlier])
     index_A, _ = grammars.masks([known])
     own, _ = grammars.masks(grammars.known([one]))
@@ -131,7 +132,7 @@ def test_losses_take_p_over_what_is_allowed_and_leave_the_rest_to_the_served_tok
     allowed_AV = torch.rand(anchors, vocab) < 0.4
     allowed_AV[2] = torch.arange(vocab) == vocab - 1  # nothing of it can be drafted
     allowed_AV[5] = True
-    bits = (allowed_AV.long() << (torch.arange(vocab) % 32)).split(32, dim=1)
+    bits = torch.split(allowed_AV.long() << (torch.arange(vocab) % 32), 32, dim=1)
     words_MW = torch.stack([part.sum(1) for part in bits], dim=1).to(torch.int32)[:5]
     full_AV = (last @ target.T).masked_fill(~allowed_AV, float("-inf"))
     token_D = torch.arange(draft)
@@ -181,8 +182,8 @@ def test_modes_that_know_of_grammars_draft_what_they_force(world: World, tmp_pat
     lengths = {}
     for mode in MODES:
         folder = tmp_path / mode
-        knobs = {"draft_vocab_size": 1000, "max_steps": 60, "evaluations": 1, "loss": [LossTerm(name="KL")]}
-        model, course, teacher = parts(world, folder, **knobs)
+        loss = [LossTerm(name="KL")]
+        model, course, teacher = parts(world, folder, draft_vocab_size=1000, max_steps=60, evaluations=1, loss=loss)
         known = teacher.grammars.known(rows)
         states = {
             name: made(folder / f"json-{name}", chosen, teacher)

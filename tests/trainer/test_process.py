@@ -73,6 +73,7 @@ def test_a_run_ends_in_a_published_drafter_that_serving_accepts(world: World, tm
     config = world.config("u-once", max_steps=60)
     job = Job(config, tmp_path)
     facts = train(config, job)
+    assert facts
     manifest = world.manifest(_outcome(facts))
     target = target_facts(LocalStore(), world.target)
     download_files(LocalStore(), facts.drafter.uri, manifest, tmp_path / "got")
@@ -101,6 +102,7 @@ def test_a_run_ends_in_a_published_drafter_that_serving_accepts(world: World, tm
 
     child = world.config("u-child", max_steps=2, learning_rate="0.0001", evaluations=1, warm_start=facts.drafter)
     born = train(child, Job(child, tmp_path / "child"))
+    assert born
     assert born.contract.draft_vocab_size == facts.contract.draft_vocab_size
     assert world.manifest(_outcome(born)).info["parent"] == facts.drafter.to_json()
     assert born.summary.evaluation

@@ -15,7 +15,8 @@ from specop.trainer.batches import Row
 from specop.trainer.cache import passes
 from specop.trainer.feed import AHEAD, feed
 from specop.trainer.inputs import Inputs
-from specop.trainer.states import NAMES, RowStates, Sizes, States
+from specop.trainer.states import NAMES, Sizes, States
+from specop.trainer.teacher import RowStates
 from specop.trainer.tensors import read_tensors
 from tests.trainer.tiny_run import World, loop, parts
 

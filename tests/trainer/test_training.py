@@ -160,8 +160,8 @@ class SameStep(Loop):
 
 def test_lambda_of_the_step_before_is_nearly_that_of_the_same_step(world: World, tmp_path: Path) -> None:
     def trained(form: type[Loop]) -> tuple[float, torch.Tensor]:
-        knobs = {"loss": [LossTerm(name="LKHybrid")], "max_steps": 30, "evaluations": 1, "batch_tokens": 4096}
-        model, course, _ = parts(world, tmp_path, **knobs)
+        loss = [LossTerm(name="LKHybrid")]
+        model, course, _ = parts(world, tmp_path, loss=loss, max_steps=30, evaluations=1, batch_tokens=4096)
         plain, lambdas = loop(model, course, tmp_path / form.__name__), []
         training = form(model, course, plain._checkpoints, plain._stopping)
         training.run(lambda progress, *_: lambdas.append([math.exp(-3 * a) for a in progress.alpha_K or ()]))
