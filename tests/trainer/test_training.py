@@ -144,6 +144,28 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_reason(world: World, tm
     assert raised.value.reason == reasons.TRAINING_DIVERGED
 
 
+@pytest.mark.parametrize("when", [2, 4])
+def test_a_gradient_that_is_not_finite_is_found_before_anything_is_kept(
+    when: int, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at with the figures of the step after; after the last one there is none."""
+    model, course, _ = parts(world, tmp_path, max_steps=4, evaluations=1)
+    training = loop(model, course, tmp_path)
+    norm, best = torch.nn.utils.clip_grad_norm_, training.best
+
+    def clip(parameters: Iterator[torch.nn.Parameter], most: float) -> torch.Tensor:
+        found = norm(parameters, most)
+        return found / 0 if training.progress.step + 1 == when else found
+
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", clip)
+    with pytest.raises(UserError, match="gradient") as raised:
+        training.run(nothing)
+    assert raised.value.reason == reasons.TRAINING_DIVERGED
+    assert training.progress.step == when
+    assert training.best is best
+    assert not (tmp_path / "stored").exists()
+
+
 class SameStep(Loop):
     """Takes lambda from the batch itself, as the paper has it: that takes a pass over all of its packs before."""
 

@@ -5,9 +5,10 @@ teacher and the copies, which start from pinned memory, run beside the training 
 event stands behind each pack's, and the consumer's stream waits for that. An error in the thread is raised where its
 pack would have been yielded; a consumer that leaves early waits for at most one pack.
 
-Races on a GPU: a copy's source is kept by torch's pinned allocator until the copy is done. A pack's memory belongs to
-the feed's stream and is used by the consumer's: the allocator is told so, and does not give it away before both are
-done with it. So what a pack holds does not depend on how far ahead it was assembled.
+Races on a GPU: a copy's source is kept by torch's pinned allocator until the copy is done, and then used again for the
+next packs (in powers of two: up to twice a pack's states, for the two or three packs under way). A pack's memory
+belongs to the feed's stream and is used by the consumer's: the allocator is told so, and does not give it away before
+both are done with it. So what a pack holds does not depend on how far ahead it was assembled.
 """
 
 from collections import deque
