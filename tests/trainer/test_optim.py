@@ -9,6 +9,7 @@ from torch import nn
 
 from specop.api.preset import DEFAULTS
 from specop.trainer.config import Recipe, recipe
+from specop.trainer.group import Group
 from specop.trainer.optim import FLOOR, Average, Muon, Together, learning_rate, optimiser
 from tests.trainer.tiny_run import World, loop, parts
 
@@ -60,7 +61,7 @@ def test_muon_is_torchs_own(shape: tuple[int, int], dtype: str) -> None:
     start = torch.randn(shape)
     mine, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     expected = torch.optim.Muon([theirs], lr=0.01, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    found = Muon([mine], recipe_)
+    found = Muon([mine], recipe_, Group())
     for _ in range(3):
         mine.grad = torch.randn(shape)
         theirs.grad = mine.grad.clone()

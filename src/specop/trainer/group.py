@@ -115,11 +115,11 @@ class Group:
                 dist.all_reduce(tensor)
         return tensor
 
-    def copy(self, tensor: Tensor) -> Tensor:
-        """Give all ranks the leader's tensor, in place. Collective."""
+    def copy(self, tensor: Tensor, rank: int = 0) -> Tensor:
+        """Give all ranks one rank's tensor, the leader's if not said, in place. Collective."""
         if not self.alone:
             with _watching():
-                dist.broadcast(tensor, 0)
+                dist.broadcast(tensor, rank)
         return tensor
 
     def tell(self, value: T) -> T:

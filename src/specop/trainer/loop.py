@@ -101,7 +101,7 @@ class Loop:
         )
         cut = course.sharded and not self._group.alone
         self._replicas = Shards(objective, self._group) if cut else Replicas(objective, self._group)
-        self._optimiser = optimiser(model, course.recipe)
+        self._optimiser = optimiser(model, course.recipe, self._group)
         decay = course.recipe.ema_decay
         self._average = None if decay is None else Average(model, decay)
         self._checkpoints = checkpoints

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from specop.trainer.config import DTYPES, Recipe
+from specop.trainer.group import Group
 from specop.trainer.replicas import gathered, placed
 
 BETAS = (0.9, 0.95)
@@ -54,8 +55,8 @@ class Optimiser(Protocol):
         """Take what `state_dict` returned."""
 
 
-def optimiser(model: nn.Module, recipe: Recipe) -> Optimiser:
-    """Return the recipe's optimiser over all parameters; norms, the only vectors, are not decayed."""
+def optimiser(model: nn.Module, recipe: Recipe, group: Group | None = None) -> Optimiser:
+    """Return the recipe's optimiser over all parameters, which ranks step together; norms, vectors, do not decay."""
     named = list(model.named_parameters())
     vectors = {"params": [p for _, p in named if p.dim() <= 1], "weight_decay": 0.0}
     hidden = [p for name, p in named if p.dim() > 1 and name != "lm_head.weight"]
@@ -65,38 +66,49 @@ def optimiser(model: nn.Module, recipe: Recipe) -> Optimiser:
     adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=BETAS, fused=True)
     if recipe.optimizer == "AdamW":
         return adamw
-    return Together([Muon(hidden, recipe), adamw])
+    return Together([Muon(hidden, recipe, group or Group()), adamw])
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon (Nesterov, updates of AdamW's size), also for matrices that are cut over ranks.
+    """torch's Muon (Nesterov, updates of AdamW's size) on any number of ranks, that hold matrices whole or cut.
 
-    What concerns single numbers (momentum, decay, the step itself) is done where they lie. The update in between is
-    gathered matrix by matrix and made orthogonal on every rank, so that N ranks do what one does. Products are made in
-    the run's own dtype: where torch always takes bfloat16, runs of float32 would differ by their sums' order.
+    What concerns single numbers (momentum, decay, the step itself) is done where they lie. The updates in between are
+    gathered where they are cut, made orthogonal, each matrix by one rank, and given to all: N ranks do what one does,
+    and none does what another has done. Products are made in the run's own dtype: where torch always takes bfloat16,
+    runs of float32 would differ by their sums' order.
     """
 
-    def __init__(self, matrices: list[nn.Parameter], recipe: Recipe) -> None:
+    def __init__(self, matrices: list[nn.Parameter], recipe: Recipe, group: Group) -> None:
         super().__init__(
             matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, momentum=MOMENTUM, nesterov=True
         )
         self._compute = DTYPES[recipe.compute_dtype]
+        self._group = group
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override] # nobody here has one
-        """Apply the gradients. Collective where matrices are cut."""
+        """Apply the gradients. Collective."""
         del closure
-        for group in self.param_groups:
-            rate, momentum = group["lr"], group["momentum"]
-            for matrix in group["params"]:
-                state = self.state[matrix]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
-                average = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
-                update = gathered(matrix.grad.lerp(average, momentum).to(self._compute))
-                orthogonal = _orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                matrix.mul_(1 - rate * group["weight_decay"])
-                matrix.add_(placed(orthogonal, matrix), alpha=-rate * ADAMW_SIZE * math.sqrt(max(matrix.shape)))
+        (group,) = self.param_groups
+        updates, place = [], self._group.place
+        for index, matrix in enumerate(group["params"]):
+            update = gathered(self._update(matrix, group["momentum"]).to(self._compute))
+            if index % place.size == place.rank:
+                update = _orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+            updates.append(update)
+        for index, (matrix, update) in enumerate(zip(group["params"], updates, strict=True)):
+            orthogonal = placed(self._group.copy(update, index % place.size), matrix)
+            matrix.mul_(1 - group["lr"] * group["weight_decay"])
+            matrix.add_(orthogonal, alpha=-group["lr"] * ADAMW_SIZE * math.sqrt(max(matrix.shape)))
+
+    def _update(self, matrix: Tensor, momentum: float) -> Tensor:
+        """Take in a gradient; the update in the direction of the momentum, cut as the matrix is."""
+        assert matrix.grad is not None
+        state = self.state[matrix]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+        average: Tensor = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
+        return matrix.grad.lerp(average, momentum)
 
 
 def _orthogonal(x_RC: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
@@ -107,7 +119,7 @@ def _orthogonal(x_RC: Tensor, coefficients: tuple[float, float, float], steps: i
     for _ in range(steps):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if x_RC.shape[0] > x_RC.shape[1] else x
+    return (x.T if x_RC.shape[0] > x_RC.shape[1] else x).contiguous()
 
 
 class Together:
