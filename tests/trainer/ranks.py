@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specop.common.errors import EXIT_PREEMPTED
 from specop.storage.local import LocalStore
 from specop.trainer import batches
 from specop.trainer.checkpoint import Checkpoints
-from specop.trainer.group import Group, Place
+from specop.trainer.group import Group, PeerLost, Place
 from specop.trainer.loop import Loop
 from tests.trainer.tiny_run import World, parts
 
@@ -49,6 +51,8 @@ class Run:
     sharded: bool = False
     changed: dict[str, Any] = field(default_factory=dict)
     """Hyperparameters, and checkpoint_seconds of the recipe itself."""
+    last_leaves_in: str = ""
+    """Collective of `Shards` in which the last rank ends without a word, at the third step."""
     port: int = field(default_factory=free_port)
 
     def start(self) -> list[BaseProcess]:
@@ -112,6 +116,18 @@ class Recording(Group):
         return found
 
 
+def leave_in(loop: Loop, collective: str) -> None:
+    """End the process where it would take part in a collective, at the third step."""
+    takes_part = getattr(loop._replicas, collective)
+
+    def leave() -> None:
+        if loop.progress.step == 2:
+            os._exit(1)
+        takes_part()
+
+    setattr(loop._replicas, collective, leave)
+
+
 def rank_main(run: Run, rank: int) -> None:
     torch.set_num_threads(1)
     batches.PACK_TOKENS = PACK_TOKENS
@@ -136,7 +152,12 @@ def rank_main(run: Run, rank: int) -> None:
         group = Recording(Place(rank, run.size, rank, run.size), record)
         group.join(course.device, stopping)
         loop = Loop(model, course, run.checkpoints(), stopping, group)
-        loop.run(lambda *_: None)
+        if run.last_leaves_in and rank == run.size - 1:
+            leave_in(loop, run.last_leaves_in)
+        try:
+            loop.run(lambda *_: None)
+        except PeerLost:
+            sys.exit(EXIT_PREEMPTED)
         assert loop.progress.best_length > 1
     if rank:
         group.outlast_leader()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from specop.api.training_job import LossTerm
-from tests.trainer.ranks import Run
+from specop.common.errors import EXIT_PREEMPTED
+from tests.trainer.ranks import Run, kill
 from tests.trainer.tiny_run import World
 
 STEPS = {"max_steps": 50, "evaluations": 2, "batch_tokens": 320, "loss": [LossTerm(name="LKHybrid")]}
@@ -71,3 +72,16 @@ def test_another_number_of_processes_reads_what_was_kept_to_the_bit(world: World
     found = again.kept()
     assert found.keys() == kept.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
+
+
+@pytest.mark.parametrize("collective", ["begin", "reduce"])
+def test_whoever_waits_for_a_peer_that_is_gone_has_nothing_to_be_blamed_for(
+    collective: str, world: World, tmp_path: Path
+) -> None:
+    processes = Run(world, tmp_path, size=2, sharded=True, changed=STEPS, last_leaves_in=collective).start()
+    try:
+        for process in processes:
+            process.join()
+    finally:
+        kill(processes)
+    assert [process.exitcode for process in processes] == [EXIT_PREEMPTED, 1]

@@ -111,14 +111,14 @@ class Group:
     def sum(self, tensor: Tensor) -> Tensor:
         """Add a tensor up over all ranks, in place. Collective."""
         if not self.alone:
-            with _watching():
+            with watching():
                 dist.all_reduce(tensor)
         return tensor
 
     def copy(self, tensor: Tensor, rank: int = 0) -> Tensor:
         """Give all ranks one rank's tensor, the leader's if not said, in place. Collective."""
         if not self.alone:
-            with _watching():
+            with watching():
                 dist.broadcast(tensor, rank)
         return tensor
 
@@ -127,7 +127,7 @@ class Group:
         if self.alone:
             return value
         values = [value]
-        with _watching():
+        with watching():
             dist.broadcast_object_list(values, 0, device=torch.device("cpu"))
         return values[0]
 
@@ -136,7 +136,7 @@ class Group:
         if self.alone:
             return [value]
         values: list[Any] = [None] * self.place.size
-        with _watching():
+        with watching():
             dist.all_gather_object(values, value)
         return values
 
@@ -144,7 +144,7 @@ class Group:
         """Wait until all are at this point of the run, however long it takes; raises Preempted once one has left."""
         if self._store is None:
             return
-        with _watching():
+        with watching():
             if self._store.add(f"{name}/arrived", 1) == self.place.size:
                 self._store.set(f"{name}/all", "")
             while not self._store.check([f"{name}/all"]):
@@ -154,7 +154,7 @@ class Group:
 
     def outlast_leader(self) -> None:
         """Wait until the leader has ended, well or not; raises Preempted at SIGTERM."""
-        with suppress(PeerLost), _watching():
+        with suppress(PeerLost), watching():
             while self._store is not None and not self._store.check([_LEFT]):
                 if self._stopping.is_set():
                     raise Preempted
@@ -179,8 +179,8 @@ class Group:
 
 
 @contextmanager
-def _watching() -> Iterator[None]:
-    """Turn what torch raises when a peer does not answer into PeerLost."""
+def watching() -> Iterator[None]:
+    """Turn what torch raises when a peer does not answer into PeerLost; for collectives, and nothing but them."""
     try:
         yield
     except torch.OutOfMemoryError:

@@ -22,7 +22,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from specop.trainer.batches import Pack
-from specop.trainer.group import Group
+from specop.trainer.group import Group, watching
 from specop.trainer.losses import StepWeights
 from specop.trainer.objective import Objective
 
@@ -82,7 +82,8 @@ class Shards:
         """
         self._objective.zero_grad()
         self._between(packs=True)
-        self._fsdp.unshard()
+        with watching():
+            self._fsdp.unshard()
 
     def add(self, pack: Pack, weights: Sequence[StepWeights]) -> tuple[Tensor, Tensor]:
         """Add a pack's gradients; returns its loss and sums of alpha, detached."""
@@ -96,13 +97,15 @@ class Shards:
         A pass without a pack does it, whose gradients are zero, so that it is the same for ranks with and without one.
         """
         self._between(packs=False)
-        loss, _ = self._objective(None, None)  # not without arguments: on CUDA, FSDP2 of torch before 2.13 moves them
-        loss.backward()
+        with watching():  # arguments: without any, FSDP2 of torch before 2.13 moves them on CUDA
+            loss, _ = self._objective(None, None)
+            loss.backward()
 
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Hold the whole weights inside the block, for forward passes. Collective."""
-        self._fsdp.unshard()
+        with watching():
+            self._fsdp.unshard()
         try:
             yield
         finally:
@@ -115,7 +118,10 @@ class Shards:
 
 def gathered(tensor: Tensor) -> Tensor:
     """Return the whole of a tensor that may be cut. Collective where it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    with watching():
+        return tensor.full_tensor()
 
 
 def copies(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
