@@ -4,7 +4,8 @@ One optimiser step is the packs of one batch, their gradients added up and weigh
 then clipped and applied. Of N ranks each takes every N-th pack of a batch; which packs a batch has does not depend on
 N, and every rank knows the counts of all. Before the gradients are reduced, the ranks add up a few figures: the loss,
 the sums of alpha, and whether one of them is to stop or the leader wants a checkpoint. So all of them stop, and save,
-at the same step.
+at the same step. These figures are all that the CPU waits for on a GPU. The norm of the gradients comes with those of
+the next step, by when the GPU has clipped and applied them; nothing is kept before it was looked at.
 
 Between packs the loop looks whether it is to stop; a half-done step is thrown away, so a checkpoint always stands
 between two steps and what follows it is what would have followed without the stop.

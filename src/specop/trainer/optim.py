@@ -56,7 +56,10 @@ class Optimiser(Protocol):
 
 
 def optimiser(model: nn.Module, recipe: Recipe, group: Group | None = None) -> Optimiser:
-    """Return the recipe's optimiser over all parameters, which ranks step together; norms, vectors, do not decay."""
+    """Return the recipe's optimiser over all parameters; norms, the only vectors, are not decayed.
+
+    All ranks of the group step together; without one, this process is alone.
+    """
     named = list(model.named_parameters())
     vectors = {"params": [p for _, p in named if p.dim() <= 1], "weight_decay": 0.0}
     hidden = [p for name, p in named if p.dim() > 1 and name != "lm_head.weight"]
