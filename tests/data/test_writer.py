@@ -92,10 +92,15 @@ def test_without_rows_there_is_no_shard(tmp_path: Path) -> None:
 
 def test_requests_are_lines_of_json(tmp_path: Path) -> None:
     with Requests(tmp_path) as requests:
-        requests.write("ab", "log", '{"messages": [{"role": "user", "content": "ü\\n\u2028"}]}')
-        requests.write("cd", "log", "{}")
+        requests.write("ab", "log", '{"messages": [{"role": "user", "content": "ü\\n\u2028"}]}', altered=False)
+        requests.write("cd", "log", "{}", altered=True)
     found = [json.loads(line) for line in requests.path.read_bytes().split(b"\n") if line]
     assert found == [
-        {"key": "ab", "source": "log", "request": {"messages": [{"role": "user", "content": "ü\n\u2028"}]}},
-        {"key": "cd", "source": "log", "request": {}},
+        {
+            "key": "ab",
+            "source": "log",
+            "altered": False,
+            "request": {"messages": [{"role": "user", "content": "ü\n\u2028"}]},
+        },
+        {"key": "cd", "source": "log", "altered": True, "request": {}},
     ]

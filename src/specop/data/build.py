@@ -83,8 +83,8 @@ class Output:
         self._train.write(train)
         self._holdout.write(rows.filter(held))
         self._measure(train)
-        for key, request in made.requests:
-            self._requests.write(key, place.name, request)
+        for key, request, altered in made.requests:
+            self._requests.write(key, place.name, request, altered=altered)
         self._lineage.write(_lineage(place, made.places))
         self._survey.note_written(made.rows.select(["key", "hash"]))
         self.built.truncated += made.truncated

@@ -92,8 +92,8 @@ class Made:
     """Of `MADE`, in the order of the lines."""
     places: pa.RecordBatch
     """Of `PLACES`, one for each exchange that became rows."""
-    requests: list[tuple[str, str]] = field(default_factory=list)
-    """Keys and requests (JSON) of what is held out."""
+    requests: list[tuple[str, str, bool]] = field(default_factory=list)
+    """Of what is held out: key, request (JSON), whether that is not what was sent."""
     corrected: Counter[tuple[Fate, Fate]] = field(default_factory=Counter)
     """Exchanges whose fate turned out to be another: was, is."""
     notes: list[Note] = field(default_factory=list)
@@ -276,7 +276,8 @@ class _Making:
             made.regenerated += self._chunk.answer(index) is not None
             self._places.append((key.hex(), self._chunk.offsets[index], time, tenant_hash(exchange.tenant), held))
             if held and exchange.request["messages"]:  # a text or tokens are no request
-                made.requests.append((key.hex(), json.dumps(exchange.request, ensure_ascii=False)))
+                request = json.dumps(exchange.request, ensure_ascii=False)
+                made.requests.append((key.hex(), request, exchange.altered))
         else:
             made.corrected[fate, Fate.UNSUPERVISED if rows else Fate.REFUSED] += 1
 

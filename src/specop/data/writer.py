@@ -106,7 +106,7 @@ class Shards:
 
 
 class Requests:
-    """`holdout-requests.jsonl`: the requests of the holdout as they were sent, for replays."""
+    """`holdout-requests.jsonl`: the requests of the holdout, for replays."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "holdout-requests.jsonl"
@@ -118,9 +118,9 @@ class Requests:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def write(self, key: str, source: str, request: str) -> None:
-        """Append one request, which is JSON already."""
-        head = json.dumps({"key": key, "source": source})
+    def write(self, key: str, source: str, request: str, *, altered: bool) -> None:
+        """Append one request, which is JSON already; `altered`: it is not what was sent."""
+        head = json.dumps({"key": key, "source": source, "altered": altered})
         self._file.write(f'{head[:-1]}, "request": {request}}}\n')
 
 
