@@ -84,6 +84,7 @@ spec:
   - name: elsewhere
     objects: {{uri: s3://seeds/a.jsonl, format: OpenAIChat}}
     storage: {{endpointUrl: http://other:9000, credentials: {{serviceAccountName: reader}}}}
+  - {{name: before, datasetRef: {{name: earlier}}, repeat: 2}}
   holdout: {{percent: 20, maxConversations: 500}}
   transform: {{maxLength: 4096, maxBadPercent: 1}}
   consent: {{noTrainFields: [legal.optOut]}}

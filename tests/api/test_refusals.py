@@ -91,12 +91,12 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "source of two kinds": (
         DATASET,
         {"spec.sources.0.objects": AN_OBJECT},
-        "set exactly one of: objects, requestLog, upload, seeds",
+        "set exactly one of: objects, requestLog, upload, seeds, datasetRef",
     ),
     "source of no kind": (
         DATASET,
         {"spec.sources.0.requestLog": REMOVED},
-        "set exactly one of: objects, requestLog, upload, seeds",
+        "set exactly one of: objects, requestLog, upload, seeds, datasetRef",
     ),
     "source twice": (DATASET, {"spec.sources": TWICE}, "spec.sources[1]: Duplicate value"),
     "source name": (DATASET, {"spec.sources.0.name": "Prod Logs"}, "must be lower-case letters, digits and -"),
@@ -164,6 +164,21 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         DATASET,
         {"spec.regenerate": {"endpointRef": {"name": "agent"}, "keySecretRef": {"name": "k"}}},
         "endpoints ask for no key",
+    ),
+    "a dataset made from itself": (
+        DATASET,
+        {"spec.sources.0": {"name": "before", "datasetRef": {"name": "agent-v1"}}},
+        "a dataset cannot be made from itself",
+    ),
+    "filter of a dataset's rows": (
+        DATASET,
+        {"spec.sources.0": {"name": "before", "datasetRef": {"name": "seeds"}, "filter": {"models": ["agent"]}}},
+        "rows of a dataset know no model, status, route or tenant",
+    ),
+    "dataset of a source not named": (
+        DATASET,
+        {"spec.sources.0": {"name": "before", "datasetRef": {}}},
+        "datasetRef.name: Required value",
     ),
     "surrogates without a key": (DATASET, {"spec.privacy": {"action": "Surrogate"}}, "surrogates need a key"),
     "surrogates of one entity without a key": (
@@ -414,6 +429,16 @@ def test_every_field_is_accepted(api: Api, kind: str) -> None:
     manifest = full()[kind]
     created = api.create(manifest)
     assert _without_stored_defaults(created["spec"], manifest["spec"]) == manifest["spec"]
+
+
+def test_another_dataset_is_a_source_and_an_empty_filter_is_none(api: Api) -> None:
+    empty = {"models": [], "statuses": [], "routes": [], "tenants": []}
+    sources = [
+        {"name": "before", "weight": 2, "datasetRef": {"name": "seeds"}, "filter": empty},
+        {"name": "another", "datasetRef": {"name": "more"}, "storage": {"endpointUrl": "http://other:9000"}},
+    ]
+    created = api.create(edited(loop()[DATASET], {"spec.sources": sources}))
+    assert created["spec"]["sources"] == sources
 
 
 def test_defaults_that_users_must_see_are_stored(api: Api) -> None:

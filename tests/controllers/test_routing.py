@@ -19,6 +19,7 @@ TEAM = build.NAMESPACE
 DIGEST = build.sha("agent-v1")
 ENDPOINT, DATASET = Key("DraftedEndpoint", TEAM, "agent"), Key("SpeculatorDataset", TEAM, "agent-v1")
 JOB, DRAFTER = Key("SpeculatorTrainingJob", TEAM, "agent-v1"), Key("Drafter", TEAM, "agent-v1")
+MIXED = Key("SpeculatorDataset", TEAM, "mixed")
 LOG = {"name": "logs", "requestLog": {"endpointRef": {"name": "agent"}}}
 
 
@@ -54,14 +55,16 @@ ALL = (
     seen(harness.obj("SpeculatorDataset", "agent-v1", sources=[LOG])),
     seen(harness.training()),
     drafter(digest=DIGEST),
+    seen(harness.obj("SpeculatorDataset", "mixed", sources=[{"name": "before", "datasetRef": {"name": "agent-v1"}}])),
 )
 
 
 @pytest.mark.parametrize(
     ("body", "woken"),
     [
+        pytest.param(ALL[4], {MIXED}, id="dataset that nothing reads"),
         pytest.param(ALL[0], {ENDPOINT, DATASET, DRAFTER}, id="endpoint: its datasets, and drafters that it approves"),
-        pytest.param(ALL[1], {DATASET, JOB}, id="dataset: jobs that read it"),
+        pytest.param(ALL[1], {DATASET, JOB, MIXED}, id="dataset: jobs and datasets that read it"),
         pytest.param(ALL[2], {JOB, DRAFTER}, id="job: the drafter that names it"),
         pytest.param(ALL[3], {DRAFTER, JOB, ENDPOINT}, id="drafter: its job, and endpoints that follow drafters"),
     ],
@@ -72,7 +75,7 @@ def test_who_is_woken_by_a_change(body: Json, woken: set[Key]) -> None:
     assert bench.woken() == woken
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0)])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (4, 1)])
 def test_what_comes_late_wakes_who_waited(order: tuple[int, ...]) -> None:
     bench = Bench(*(ALL[number] for number in order[:-1]))
     late = ALL[order[-1]]

@@ -80,6 +80,7 @@ def test_what_is_planted_is_in_nothing_that_a_run_wrote(world: World) -> None:
     assert set(found) >= set(entities)
     assert all(found[name] >= 5 * count for name, count in entities.items() if name != "Secret")
     assert {row["altered"] for split in SPLITS for row in made.rows(split)} == {True}
+    assert {line["altered"] for line in made.requests} == {True}
 
 
 def test_what_an_assistant_never_said_is_not_learned(world: World) -> None:

@@ -184,6 +184,21 @@ def test_rows_of_parquet_are_what_lines_would_have_said(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("number", [pa.int32(), pa.int64(), pa.uint8()])
+@pytest.mark.parametrize("missing", [False, True])
+def test_lists_of_numbers_are_lists_of_numbers(tmp_path: Path, number: pa.DataType, missing: bool) -> None:
+    lists = [None if index % 5 == 0 else list(range(index % 7)) for index in range(700)]
+    if missing:
+        lists[1] = [None, 1]  # type: ignore[list-item]
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": ["x"] * 700, "input_ids": pa.array(lists, pa.list_(number)), "last": range(700)})
+    pq.write_table(table, path, row_group_size=300)
+    expected = [{"text": "x", "input_ids": ids, "last": index} for index, ids in enumerate(lists)]
+    found = [row for _, row in rows_of(path)]
+    assert found == [{name: value for name, value in row.items() if value is not None} for row in expected]
+    assert {tuple(row) for row in found} == {("text", "input_ids", "last"), ("text", "last")}
+
+
 def test_json_in_a_column_of_text_is_that_json(tmp_path: Path) -> None:
     rows = [{"request": '{"a": [1]}', "response": "[broken", "content": "{}", "n": number} for number in range(777)]
     path = tmp_path / "a.parquet"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from specop.data import main, memory
-from specop.data.chunks import Chunk, Place
+from specop.data.chunks import Chunk, Known, Place
 from specop.data.formats import Fate
 from specop.data.memory import Room, room
 from specop.data.work import Setup
@@ -27,7 +27,7 @@ def chunks(count: int, lines: int = 3) -> Iterator[Chunk]:
         rows = [chat(f"{index} {line}", "answer " * (1 + 400 * (index % 3 == 0))) for line in range(lines)]
         data = jsonl(rows).splitlines()
         numbers, verdicts = list(range(lines)), ([Fate.TRAIN] * lines, [1] * lines, [False] * lines, [True] * lines)
-        yield Chunk(place, "OpenAIChat", numbers, numbers, data, *verdicts)
+        yield Chunk(place, "OpenAIChat", numbers, numbers, data, *verdicts, [Known()] * lines)
 
 
 def test_results_are_in_the_order_of_the_chunks_and_the_same_in_processes(target: Path) -> None:

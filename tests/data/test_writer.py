@@ -24,6 +24,9 @@ def row(number: int, tokens: int = 3) -> Json:
         "temperature": 0.5,
         "altered": False,
         "novel": False,
+        "conversation": "0a" * 16,
+        "content": "0b" * 16,
+        "likeness": [1, 2, 3, 4, 5, 6, -7, 8],
     }
 
 
@@ -48,6 +51,9 @@ def test_the_schema_is_the_contracts(tmp_path: Path) -> None:
         "temperature": "float",
         "altered": "bool",
         "novel": "bool",
+        "conversation": "string",
+        "content": "string",
+        "likeness": "list<element: int64>",
     }
     assert found.to_pylist() == [row(1)]
 

@@ -183,6 +183,13 @@ def drafter(
     )
 
 
+def mixed_dataset(name: str = "agent-v1", of: str = "seeds", **spec: Any) -> SpeculatorDataset:
+    """A dataset made of another one and of new traffic."""
+    log = {"endpointRef": {"name": "agent"}, "lastSeconds": 3600, "minRequests": 200}
+    sources = [{"name": "before", "datasetRef": {"name": of}}, {"name": "logs", "requestLog": log}]
+    return dataset(name, sources=sources, **spec)
+
+
 def finished_dataset(name: str = "agent-v1") -> SpeculatorDataset:
     done = {
         "type": "Succeeded",

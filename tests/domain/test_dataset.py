@@ -1,5 +1,6 @@
 """SpeculatorDataset: one table for the waits before its Job, and the life of the Job."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from specop.api.dataset import SpeculatorDataset
 from specop.api.endpoint import DraftedEndpoint
+from specop.api.jobs import CONFIG_ENV
 from specop.api.shared import Json
 from specop.domain import dataset
 from specop.domain.observed import Children, DatasetObserved
@@ -20,11 +22,19 @@ def agent(requests: int = 250, until: str | None = "2026-01-01T02:00:00Z", **spe
 
 
 def observed(
-    obj: SpeculatorDataset, *endpoints: DraftedEndpoint, output: str | None = "s3://out/here"
+    obj: SpeculatorDataset, *others: DraftedEndpoint | SpeculatorDataset, output: str | None = "s3://out/here"
 ) -> DatasetObserved:
     return DatasetObserved(
-        obj, build.runtimes(output=output), endpoints={item.metadata.name: item for item in endpoints}
+        obj,
+        build.runtimes(output=output),
+        endpoints={item.metadata.name: item for item in others if isinstance(item, DraftedEndpoint)},
+        datasets={item.metadata.name: item for item in others if isinstance(item, SpeculatorDataset)},
     )
+
+
+def seeds(status: str, reason: str, message: str = "why") -> SpeculatorDataset:
+    condition = {"type": "Succeeded", "status": status, "reason": reason, "message": message}
+    return build.dataset("seeds", status={"conditions": [condition]})
 
 
 def summary(status: Json | None) -> dict[str, tuple[str, str]]:
@@ -93,6 +103,30 @@ WAITS = [
         "one that serves the dataset's target",
         id="another model to ask",
     ),
+    pytest.param(
+        observed(build.mixed_dataset(), agent()), "WaitingForDataset", False, "seeds, which does not", id="no dataset"
+    ),
+    pytest.param(
+        observed(build.mixed_dataset(), agent(), build.dataset("seeds")),
+        "WaitingForDataset",
+        False,
+        "SpeculatorDataset seeds",
+        id="new dataset",
+    ),
+    pytest.param(
+        observed(build.mixed_dataset(), agent(), seeds("Unknown", "Running", "its Job runs")),
+        "WaitingForDataset",
+        False,
+        "seeds: Running: its Job runs",
+        id="unfinished dataset",
+    ),
+    pytest.param(
+        observed(build.mixed_dataset(), agent(), seeds("False", "NoUsableRows", "0 of 12")),
+        "DatasetFailed",
+        True,
+        "SpeculatorDataset seeds failed: NoUsableRows: 0 of 12",
+        id="failed dataset",
+    ),
     pytest.param(observed(build.dataset(suspend=True), agent()), "Suspended", False, "spec.suspend", id="suspended"),
 ]
 
@@ -136,6 +170,7 @@ def test_windows_become_absolute_before_the_job(log: Json, since: str, until: st
         "output": "s3://out/here",
         "image": "specop/data:1",
         "windows": [{"source": "logs", "since": since, "until": until, "prefix": "s3://team-a/captured/team-a/agent"}],
+        "datasets": [],
     }
 
 
@@ -146,6 +181,49 @@ def test_the_job_is_made_from_what_is_stored_whatever_came_since() -> None:
     again = dataset.plan(observed(stored, agent(9999, "2026-03-01T00:00:00Z")), build.at(2))
     assert again.creates == (create,)
     assert create.body["metadata"]["name"] == "agent-v1-dataset"
+
+
+def test_another_dataset_is_named_by_its_content_before_the_job() -> None:
+    first = dataset.plan(observed(build.mixed_dataset(), agent(), build.finished_dataset("seeds")), build.at(0))
+    assert first.status is not None
+    made = build.dataset_outcome().dataset
+    assert made is not None
+    weights = {"uri": made.uri, "digest": made.digest}
+    assert first.status["resolved"]["datasets"] == [
+        {"source": "before", "name": "seeds", "uid": "uid-seeds", **weights}
+    ]
+    assert first.creates == ()
+    stored = build.mixed_dataset(status=first.status)
+    (create,) = dataset.plan(observed(stored), build.at(1)).creates  # also when it is gone since
+    (container,) = create.body["spec"]["template"]["spec"]["containers"]
+    config = json.loads(next(each["value"] for each in container["env"] if each["name"] == CONFIG_ENV))
+    assert [source.get("dataset") for source in config["sources"]] == [weights, None]
+
+
+def test_two_that_wait_for_each_other_come_to_rest() -> None:
+    found = World()
+    found.put(agent())
+    found.put(build.mixed_dataset("a", of="b"))
+    found.put(build.mixed_dataset("b", of="a"))
+    found.settle(6)
+    conditions = found.get("SpeculatorDataset", "a").status.conditions
+    assert [(each.reason, each.message) for each in conditions] == [
+        ("WaitingForDataset", "waits for SpeculatorDataset b: WaitingForDataset")
+    ]
+
+
+def test_one_that_was_mended_is_gone_on_with() -> None:
+    found = World()
+    found.put(agent())
+    found.put(build.mixed_dataset())
+    found.put(build.dataset("seeds"))
+    found.outcomes["seeds-dataset"] = build.refused("dataset", "NoUsableRows")
+    found.settle()
+    assert conditions(found)["Stalled"] == ("True", "DatasetFailed")
+    found.outcomes["seeds-dataset"] = build.dataset_outcome()
+    found.edit("SpeculatorDataset", "seeds", lambda spec: spec.update(podTemplate={"labels": {"try": "2"}}))
+    found.settle()
+    assert conditions(found) == {"Succeeded": ("Unknown", "Queued")}
 
 
 def world() -> World:

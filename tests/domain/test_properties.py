@@ -206,7 +206,8 @@ def half_seen(draw: st.DrawFn, kind: str) -> World:
     """An object in any stage, with whatever of its neighbours and of its Job a cache may hold."""
     world = World()
     world.put(build.endpoint(status={"capture": {"requests": 500, "shippedUntil": "2026-01-01T01:00:00Z"}}))
-    world.put(draw(st.sampled_from([build.dataset(), build.finished_dataset()])))
+    world.put(draw(st.sampled_from([build.dataset(), build.mixed_dataset(), build.finished_dataset()])))
+    world.put(draw(st.sampled_from([build.mixed_dataset("seeds", "agent-v1"), build.finished_dataset("seeds")])))
     world.put(build.training(suspend=draw(st.booleans())))
     world.put(draw(st.sampled_from([build.drafter(digest=None), build.drafter(job=None, digest=None)])))
     outcome = draw(OUTCOMES)

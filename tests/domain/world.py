@@ -96,7 +96,8 @@ class World:
         children = self.children(obj)
         if kind == "SpeculatorDataset":
             endpoints = {item.metadata.name: item for item in self.all("DraftedEndpoint")}
-            return DatasetObserved(obj, self.runtimes, children, endpoints)
+            datasets = {item.metadata.name: item for item in self.all("SpeculatorDataset")}
+            return DatasetObserved(obj, self.runtimes, children, endpoints, datasets)
         if kind == "SpeculatorTrainingJob":
             warm = obj.spec.warm_start
             return TrainingObserved(

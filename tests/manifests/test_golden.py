@@ -52,8 +52,16 @@ def dataset() -> Json:
             }
         ],
         "regenerate": {"url": "http://asked.team-a.svc/v1", "model": "asked", "targetNames": ["asked", "agent"]},
+        "datasets": [
+            {
+                "source": "before",
+                "name": "seeds",
+                "uri": "s3://team-a/specop/datasets/d/manifest.json",
+                "digest": build.sha("data"),
+            }
+        ],
     }
-    obj = build.dataset(
+    obj = build.mixed_dataset(
         storage={**CA, "credentials": {"serviceAccountName": "reader"}},
         regenerate={"url": "http://asked.team-a.svc/v1", "model": "asked", "keySecretRef": {"name": "asked"}},
     )

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from specop.api.base import (
+    MAX_OBJECT_NAME,
     Conditions,
     Digest,
     Model,
@@ -97,15 +98,25 @@ class SeedsSource(Model):
     )
 
 
+_NO_FILTER = " && ".join(
+    f"(!has(self.filter.{field}) || self.filter.{field}.size() == 0)" for field in RowFilter.model_fields
+)
+
+
 class Source(Model):
     """One source of conversations."""
 
     RULES: ClassVar[tuple[Cel, ...]] = (
-        exactly_one("objects", "requestLog", "upload", "seeds"),
+        exactly_one("objects", "requestLog", "upload", "seeds", "datasetRef"),
         Cel(
             "!has(self.upload) || !has(self.storage)",
             "uploaded files lie in the dataset's own output: leave storage out",
             ".storage",
+        ),
+        Cel(
+            f"!has(self.datasetRef) || !has(self.filter) || ({_NO_FILTER})",
+            "rows of a dataset know no model, status, route or tenant: leave filter out",
+            ".filter",
         ),
     )
 
@@ -131,6 +142,11 @@ class Source(Model):
         "began; make the dataset with suspend: true, upload, set it to false.",
     )
     seeds: SeedsSource | None = Field(default=None, description="Prompts that the target completes.")
+    dataset_ref: Ref | None = Field(
+        default=None,
+        description="Another SpeculatorDataset of the same tokenizer and chat template: its rows as they are, trained "
+        "on or held out, of which all is decided anew.",
+    )
     filter: RowFilter = Field(default_factory=RowFilter, description="Which of its rows.")
     exclude_periods: Annotated[list[Period], Field(max_length=32)] = Field(
         default_factory=list, description="Rows of these times, and rows without a time, are left out."
@@ -238,6 +254,16 @@ class ResolvedWindow(Observed):
     prefix: Uri = Field(description="Where the captures lie.")
 
 
+class ResolvedDataset(Observed):
+    """The dataset of a datasetRef source, as it was when it was finished."""
+
+    source: Annotated[str, Field(max_length=40)] = Field(description="Name of the source.")
+    name: Annotated[str, Field(max_length=MAX_OBJECT_NAME)] = Field(description="Name of the dataset.")
+    uid: Annotated[str, Field(max_length=64)] = Field(default="", description="Its uid.")
+    uri: Uri = Field(description="Its manifest.")
+    digest: Digest = Field(description="Its digest.")
+
+
 class DatasetResolved(Observed):
     """Frozen before the Job is made."""
 
@@ -247,6 +273,9 @@ class DatasetResolved(Observed):
         default_factory=list, description="Windows of requestLog sources, made absolute."
     )
     regenerate: ResolvedRegenerate | None = Field(default=None, description="Where answers are asked anew.")
+    datasets: Annotated[list[ResolvedDataset], Field(max_length=32), ListMap(("source",))] = Field(
+        default_factory=list, description="Datasets of datasetRef sources."
+    )
 
 
 class DatasetProgress(Observed):
@@ -311,6 +340,14 @@ class SpeculatorDataset(Resource):
 
     KIND: ClassVar[str] = "SpeculatorDataset"
     PLURAL: ClassVar[str] = "speculatordatasets"
+
+    RULES: ClassVar[tuple[Cel, ...]] = (
+        Cel(
+            "self.spec.sources.all(source, !has(source.datasetRef) || source.datasetRef.name != self.metadata.name)",
+            "a dataset cannot be made from itself: name another one in datasetRef",
+            ".spec.sources",
+        ),
+    )
 
     spec: DatasetSpec
     status: DatasetStatus = Field(default_factory=DatasetStatus)

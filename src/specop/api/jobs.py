@@ -55,6 +55,7 @@ class SourceConfig(Model):
     objects: ObjectsSource | None = None
     window: ResolvedWindow | None = None
     seeds: SeedsSource | None = None
+    dataset: Weights | None = Field(default=None, description="Another dataset's manifest.")
     min_requests: int = 1
     filter: RowFilter = Field(default_factory=RowFilter)
     exclude_periods: list[Period] = Field(default_factory=list)

@@ -92,11 +92,14 @@ class Gatherer:
         if obj.spec.regenerate and obj.spec.regenerate.endpoint_ref:
             names.add(obj.spec.regenerate.endpoint_ref.name)
         found = {name: self._neighbour(DraftedEndpoint, ENDPOINT, key.namespace, name) for name in names}
+        references = {source.dataset_ref.name for source in obj.spec.sources if source.dataset_ref is not None}
+        datasets = {name: self._neighbour(SpeculatorDataset, DATASET, key.namespace, name) for name in references}
         return DatasetObserved(
             obj=obj,
             runtimes=self._runtimes,
             children=children,
             endpoints={name: value for name, value in found.items() if value is not None},
+            datasets={name: value for name, value in datasets.items() if value is not None},
             progress=_parsed(DatasetProgress, self._readings.progress(key)),
         )
 

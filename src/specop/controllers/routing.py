@@ -34,10 +34,7 @@ def interests(body: Json) -> Iterator[Topic]:
     """Return what an object looks at, beside itself and its children."""
     kind, namespace, name = key_of(body)
     if kind == DATASET.name:
-        sources = _at(body, "spec", "sources") or ()
-        for user in (*(_at(source, "requestLog") for source in sources), _at(body, "spec", "regenerate")):
-            if endpoint := _at(user or {}, "endpointRef", "name"):
-                yield ENDPOINT.name, namespace, endpoint
+        yield from _of_dataset(body, namespace)
     elif kind == TRAINING_JOB.name:
         yield DATASET.name, namespace, _at(body, "spec", "datasetRef", "name")
         yield PRESET.name, "", _at(body, "spec", "preset")
@@ -51,6 +48,16 @@ def interests(body: Json) -> Iterator[Topic]:
             yield "approval", namespace, digest
     elif kind == ENDPOINT.name and _at(body, "spec", "drafter", "from") is not None:
         yield DRAFTER.name, namespace, ALL_DRAFTERS
+
+
+def _of_dataset(body: Json, namespace: str) -> Iterator[Topic]:
+    sources = _at(body, "spec", "sources") or ()
+    for user in (*(_at(source, "requestLog") for source in sources), _at(body, "spec", "regenerate")):
+        if endpoint := _at(user or {}, "endpointRef", "name"):
+            yield ENDPOINT.name, namespace, endpoint
+    for source in sources:
+        if dataset := _at(source, "datasetRef", "name"):
+            yield DATASET.name, namespace, dataset
 
 
 def _topics(body: Json) -> Iterator[Topic]:

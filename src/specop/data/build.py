@@ -49,6 +49,8 @@ class Built:
     """What it replaced, by name."""
     regenerated: Counter[int] = field(default_factory=Counter)
     """Exchanges by source whose answer was asked anew."""
+    origins: dict[str, Counter[str]] = field(default_factory=dict)
+    """Of each source, its exchanges that are rows of another dataset, by their source there."""
     corrected: Counter[tuple[int, Fate, Fate]] = field(default_factory=Counter)
     """Exchanges by source whose fate turned out to be another: source, was, is."""
 
@@ -93,6 +95,7 @@ class Output:
         self.built.entities.update(made.entities)
         self.built.supervised[place.name] += made.supervised
         self.built.regenerated[place.source] += made.regenerated
+        self.built.origins.setdefault(place.name, Counter()).update(made.origins)
         for (was, now), count in made.corrected.items():
             self.built.corrected[place.source, was, now] += count
 

@@ -60,6 +60,19 @@ class Chunk:
         """Return the target's answer to a line, if it was asked."""
         return self.answers[index] if self.answers else None
 
+    known: list["Known"] = field(default_factory=list)
+    """In the second pass only."""
+
+
+class Known(NamedTuple):
+    """What the first pass found out of a line, and a row carries for datasets that are made of its own."""
+
+    conversation: bytes = b""
+    content: bytes = b""
+    """`specop.data.normalise.Identity`."""
+    likeness: tuple[int, ...] = ()
+    """`specop.data.alike.Signature`."""
+
 
 class Verdict(NamedTuple):
     """What the first pass says of a line that is kept."""
@@ -69,6 +82,7 @@ class Verdict(NamedTuple):
     seen: bool = False
     clean: bool = False
     answer: bytes | None = None
+    known: Known = Known()
 
 
 Judge = Callable[[int], Verdict | None]
@@ -98,6 +112,7 @@ def read_chunks(
                 chunk.seen.append(verdict.seen)
                 chunk.clean.append(verdict.clean)
                 chunk.answers.append(verdict.answer)
+                chunk.known.append(verdict.known)
             chunk.ordinals.append(ordinal)
             chunk.offsets.append(line.offset)
             chunk.lines.append(line.data)

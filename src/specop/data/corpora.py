@@ -1,4 +1,4 @@
-"""Formats of data sets: ShareGPT, prompt and completion, plain text, rows that are tokens already.
+"""Formats of data sets: ShareGPT, prompt and completion, plain text, rows that are tokens already, our own rows.
 
 Their rows say nothing of when and by whom; what they learn from is what the format marks as an answer.
 """
@@ -6,7 +6,7 @@ Their rows say nothing of when and by whom; what they learn from is what the for
 import json
 from typing import Any
 
-from specop.data.formats import Exchange, Fate, Json, Unusable, asked, conversation, moment, token_ids
+from specop.data.formats import Exchange, Fate, Json, Unusable, Written, asked, conversation, moment, token_ids
 
 _ROLES = {
     **dict.fromkeys(("human", "user", "prompter"), "user"),
@@ -129,6 +129,30 @@ def read_tokens(row: Json) -> Exchange:
     if not any(learned):
         raise Unusable(Fate.UNSUPERVISED, "no token is learned from")
     return Exchange({"messages": []}, {}, moment(row.get("time")), token_ids=ids, spans=tuple(_runs(learned)))
+
+
+def read_dataset_row(row: Json) -> Exchange:
+    """Read a row of a dataset of ours (`specop.data.writer.ROWS`), which stays as it is. Raises Unusable."""
+    try:
+        written = Written(
+            row["source"],
+            bytes.fromhex(row["conversation"]),
+            bytes.fromhex(row["content"]),
+            tuple(row["likeness"]),
+            row["constrained"],
+            row.get("grammar"),
+        )
+        return Exchange(
+            {"messages": [], "temperature": row["temperature"]},
+            {},
+            moment(row["time"]),
+            token_ids=tuple(row["input_ids"]),
+            spans=tuple((span["start"], span["end"]) for span in row["spans"]),
+            altered=row["altered"],
+            written=written,
+        )
+    except (KeyError, TypeError, ValueError):
+        raise Unusable(Fate.SET_ASIDE, "no row of a dataset") from None
 
 
 def _runs(learned: list[bool]) -> list[tuple[int, int]]:

@@ -21,6 +21,7 @@ from specop.api.dataset import Holdout
 from specop.api.quality import NearDuplicates
 from specop.common.clock import format_time
 from specop.data import alike
+from specop.data.chunks import Known
 from specop.data.formats import Fate, from_microseconds
 
 _INSERT_ROWS = 16_384
@@ -184,6 +185,16 @@ class Survey:
         anew = self._by_ordinal("anew::utinyint", 0) if self._number("select count(*) from rows where anew") else b""
         seen, clean = (self._by_ordinal(f"{name}::utinyint", 0) for name in ("seen", "clean"))
         return Decisions(self._by_ordinal("fate", Fate.OUTSIDE), copies, seen, clean, anew)
+
+    def known(self, first: int, count: int) -> dict[int, Known]:
+        """Return what was found out of lines that are kept, by ordinal, from the first on."""
+        columns = ", ".join(["ordinal, conversation, content", *(name for name, _ in alike.COLUMNS)])
+        query = f"""
+            select {columns} from rows
+            where ordinal >= $first and ordinal < $first + $count and fate in ({Fate.TRAIN:d}, {Fate.HOLDOUT:d})
+        """  # noqa: S608 - built from constants
+        found = self._db.execute(query, {"first": first, "count": count}).fetchall()
+        return {ordinal: Known(opening, content, tuple(likeness)) for ordinal, opening, content, *likeness in found}
 
     def counts(self) -> dict[tuple[int, Fate], int]:
         """Lines by source and fate."""

@@ -11,7 +11,7 @@ from specop.api.dataset import RowFormat
 from specop.data import corpora, formats, gateways
 from specop.data.formats import Exchange, Json
 
-Format = RowFormat | Literal["Prompts"]
+Format = RowFormat | Literal["Prompts", "DatasetRow"]
 """A row's format; the last are of sources whose rows can be nothing else, and are not looked for."""
 
 
@@ -72,4 +72,6 @@ def detect(row: Json) -> RowFormat | None:
 
 def read_row(row: Json, row_format: Format) -> Exchange:
     """Read a row of a known format. Raises Unusable."""
-    return corpora.read_prompt(row) if row_format == "Prompts" else _READERS[row_format].read(row)
+    if row_format == "Prompts":
+        return corpora.read_prompt(row)
+    return corpora.read_dataset_row(row) if row_format == "DatasetRow" else _READERS[row_format].read(row)

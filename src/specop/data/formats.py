@@ -95,6 +95,22 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """What a row of another dataset says of the exchange that it was made of, and that is not there any more."""
+
+    source: str
+    """Of that dataset."""
+    conversation: bytes
+    content: bytes
+    """As `specop.data.normalise.identify` found them."""
+    likeness: tuple[int, ...]
+    """As `specop.data.alike.signature` found it."""
+    constrained: bool
+    grammar: str | None
+    """As `specop.data.grammar` found it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """A request and the answer it got."""
 
@@ -126,10 +142,14 @@ class Exchange:
     status: int = 200
     latency: float | None = None
     """Seconds."""
+    written: Written | None = None
+    """Of a row of another dataset, whose request is not known."""
 
     @property
     def constrained(self) -> bool:
         """Whether the engine masked the target's distribution by a grammar."""
+        if self.written:
+            return self.written.constrained
         kind = (self.request.get("response_format") or {}).get("type", "text")
         choice = self.request.get("tool_choice")
         forced = choice == "required" or isinstance(choice, dict)

@@ -24,8 +24,8 @@ from specop.data import memory
 from specop.data.answers import Answers, Target, ask_all
 from specop.data.build import Built, Output, rows_digest
 from specop.data.card import card
-from specop.data.chunks import Chunk, Place, Verdict, read_chunks
-from specop.data.decide import Decisions, Share, Survey
+from specop.data.chunks import Chunk, Known, Place, Verdict, read_chunks
+from specop.data.decide import Share, Survey
 from specop.data.formats import Fate, Json
 from specop.data.intake import Intake, Policy
 from specop.data.report import Result, Unused
@@ -46,6 +46,8 @@ _ASKED_SHARES = {"Reading": 0.03, "Regenerating": 0.9, "Writing": 0.07}
 _SMALL = 8 << 20
 """Stored bytes: what is less is done before other processes have started."""
 _KEPT = (Fate.TRAIN, Fate.HOLDOUT)
+_LOOKED_UP = 4096
+"""Lines of which what is known is looked up at once."""
 
 
 def main() -> int:
@@ -63,7 +65,7 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
     facts = target_facts(store, config.target)
     setup = _setup(config, job.work_dir / "target")
     download_target(store, config.target, setup.target, weights=False)
-    objects = list_objects(config)
+    objects = list_objects(config, facts, meter.add)
     meter.total = sum(item.info.size for item in objects)
     room = memory.room(memory.limit(), memory.processors())
     unused = Unused()
@@ -82,7 +84,7 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
         shares = [Share(of.weight, of.max_conversations, of.repeat) for of in config.sources]
         survey.decide(shares, config.holdout, config.quality.near_duplicates)
         counts = Counter(survey.counts())
-        kept, mix = _Verdicts(survey.decisions(), answers), survey.mix()
+        kept, mix = _Verdicts(survey, answers), survey.mix()
         likeness = survey.likeness()
         if config.regenerate and (asked := kept.asked()):
             with meter.stage("Regenerating", asked):
@@ -152,11 +154,13 @@ def _map(workers: Workers, name: Pass, chunks: Iterator[Chunk]) -> Iterator[tupl
 
 
 class _Verdicts:
-    """What becomes of the lines that are kept, by ordinal."""
+    """What becomes of the lines that are kept, looked up in the order of their ordinals."""
 
-    def __init__(self, decisions: Decisions, answers: Answers) -> None:
-        self._fates, self._copies, self._seen, self._clean, self._anew = decisions
+    def __init__(self, survey: Survey, answers: Answers) -> None:
+        self._survey = survey
+        self._fates, self._copies, self._seen, self._clean, self._anew = survey.decisions()
         self._answers = answers
+        self._known: dict[int, Known] = {}
 
     def asked(self) -> int:
         """How many of them the target is asked for."""
@@ -175,7 +179,10 @@ class _Verdicts:
             return None
         copies = self._copies[ordinal] if self._copies else 1
         answer = self._answers(ordinal) if self._is_anew(ordinal) else None
-        return Verdict(Fate(fate), copies, bool(self._seen[ordinal]), bool(self._clean[ordinal]), answer)
+        if ordinal not in self._known:
+            self._known = self._survey.known(ordinal, _LOOKED_UP)
+        known = self._known[ordinal]
+        return Verdict(Fate(fate), copies, bool(self._seen[ordinal]), bool(self._clean[ordinal]), answer, known)
 
 
 def _check(config: DatasetConfig, counts: dict[tuple[int, Fate], int], unused: Unused) -> None:

@@ -34,6 +34,8 @@ class Identity(NamedTuple):
 
 def identify(exchange: Exchange) -> Identity:
     """Hash what makes an exchange the same as another. Raises Unusable."""
+    if exchange.written:
+        return Identity(exchange.written.conversation, exchange.written.content)
     try:
         if not exchange.request["messages"]:  # a text, or tokens
             content = _hash([exchange.text, exchange.token_ids, exchange.spans])

@@ -136,9 +136,11 @@ class Result:
 
     def _source(self, index: int, name: str) -> Json:
         mine, mix = [item for item in self.objects if item.source == index], self.mix.get(index, Mix())
-        supervised = self.built.supervised
+        supervised, dataset, origins = self.built.supervised, self.config.sources[index].dataset, self.built.origins
+        of_dataset = {"dataset": dataset.digest, "of": dict(sorted(origins.get(name, {}).items()))} if dataset else {}
         return {
             "name": name,
+            **of_dataset,
             "objects": len(mine),
             "bytes": sum(item.info.size for item in mine),
             "lines": {fate.name.lower(): count for fate in Fate if (count := self.fates[index, fate])},

@@ -3,18 +3,20 @@
 A window of captures is absolute by the time it gets here; of its objects only the days that it touches are listed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from specop.api import reasons
 from specop.api.jobs import DatasetConfig, RegenerateConfig, SourceConfig
+from specop.api.shared import TargetFacts
 from specop.common.clock import parse_time
 from specop.common.errors import UserError
 from specop.data.detect import Format
 from specop.data.intake import Selection
 from specop.data.question import Anew
 from specop.data.seeds import open_set
+from specop.data.shards import find_shards
 from specop.storage.base import ObjectInfo, Store
 from specop.storage.stores import open_store
 from specop.storage.uri import expand, join
@@ -61,10 +63,13 @@ def selection(source: SourceConfig, regenerate: RegenerateConfig | None = None) 
     )
 
 
-def list_objects(config: DatasetConfig) -> list[SourceObject]:
+def list_objects(
+    config: DatasetConfig, target: TargetFacts, passed: Callable[[int], None] = lambda _: None
+) -> list[SourceObject]:
     """Find the objects of all sources, in the order of the configuration and of their keys.
 
-    Raises UserError: SourceEmpty, InvalidSpec, and what the store raises.
+    `passed` is told of stored bytes that are read for it. Raises UserError: SourceEmpty, InvalidSpec, what
+    `find_shards` raises, and what the store raises.
     """
     found = []
     for index, source in enumerate(config.sources):
@@ -72,6 +77,11 @@ def list_objects(config: DatasetConfig) -> list[SourceObject]:
             raise UserError(
                 reasons.INVALID_SPEC, f"Source {source.name!r} has prompts without answers: set spec.regenerate."
             )
+        if source.dataset:
+            store = open_store(source.dataset.uri, source.store or config.store)
+            shards = find_shards(store, source.name, source.dataset, target, passed)
+            found += [SourceObject(index, source.name, store, info, "DatasetRow") for info in shards]
+            continue
         objects = [item for item in _of_source(config, index, source) if item.info.size]
         pattern = source.objects.uri if source.objects else source.seeds.uri if source.seeds else None
         if not objects and pattern:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from specop.common.clock import format_time
 from specop.common.names import tenant_hash
 from specop.data import alike
-from specop.data.chunks import Chunk
+from specop.data.chunks import Chunk, Known
 from specop.data.formats import Exchange, Fate, Unusable, to_microseconds
 from specop.data.grammar import grammar
 from specop.data.intake import Intake, Policy, Selection, Taken
@@ -94,6 +94,8 @@ class Made:
     """Of `PLACES`, one for each exchange that became rows."""
     requests: list[tuple[str, str, bool]] = field(default_factory=list)
     """Of what is held out: key, request (JSON), whether that is not what was sent."""
+    origins: Counter[str] = field(default_factory=Counter)
+    """Exchanges that are rows of another dataset, by their source there."""
     corrected: Counter[tuple[Fate, Fate]] = field(default_factory=Counter)
     """Exchanges whose fate turned out to be another: was, is."""
     notes: list[Note] = field(default_factory=list)
@@ -242,7 +244,8 @@ class _Making:
         self._max_length = max_length
         self._ids, self._ends = array("i"), array("i", [0])
         self._spans, self._span_ends = array("i"), array("i", [0])
-        self._others: list[tuple[str, str, str, bool, str | None, float, bool, bool, bytes, bool]] = []
+        self._others: list[tuple[Any, ...]] = []
+        """Of `MADE` without the two columns above."""
         self._places: list[tuple[str, int, str, str, bool]] = []
         self._made = Made(MADE.empty_table(), PLACES.empty_table())
 
@@ -252,8 +255,12 @@ class _Making:
         held = fate is Fate.HOLDOUT
         copies = 1 if held else self._chunk.copies[index]
         time = format_time(exchange.time) if exchange.time else ""
-        constraint = exchange.constrained, grammar(exchange.request), exchange.temperature, exchange.altered
+        held_to = exchange.written.grammar if exchange.written else grammar(exchange.request)
+        constraint = exchange.constrained, held_to, exchange.temperature, exchange.altered
         novel = held and not self._chunk.seen[index]
+        known = self._chunk.known[index]
+        if self._chunk.answer(index) is not None:  # the first pass knew the question alone
+            known = Known(*identify(exchange), tuple(alike.signature(exchange)))
         some = False
         for turn, whole in enumerate(rows):
             tokens = whole.cut(self._max_length)
@@ -271,9 +278,12 @@ class _Making:
                 self._spans.extend(edges)
                 self._span_ends.append(len(self._spans) // 2)
                 name = _row_key(key, turn, copy)
-                self._others.append((name, self._chunk.place.name, time, *constraint, novel, taught, held))
+                identity = known.conversation.hex(), _part(known.content, turn).hex(), known.likeness
+                self._others.append((name, self._chunk.place.name, time, *constraint, novel, *identity, taught, held))
         if some:
             made.regenerated += self._chunk.answer(index) is not None
+            if exchange.written:
+                made.origins[exchange.written.source] += 1
             self._places.append((key.hex(), self._chunk.offsets[index], time, tenant_hash(exchange.tenant), held))
             if held and exchange.request["messages"]:  # a text or tokens are no request
                 request = json.dumps(exchange.request, ensure_ascii=False)
@@ -293,16 +303,14 @@ class _Making:
 
     def finish(self) -> Made:
         """Put the columns together."""
-        columns = list(zip(*self._others, strict=True)) or [()] * 10
-        key, source, time, constrained, grammars, temperature, altered, novel, hashes, held = columns
+        key, source, time, *others = list(zip(*self._others, strict=True)) or [()] * (len(MADE) - 2)
         edges = np.frombuffer(self._spans, np.int32).reshape(-1, 2)
         spans = pa.StructArray.from_arrays([pa.array(edges[:, 0]), pa.array(edges[:, 1])], ["start", "end"])
         lists = [
             pa.ListArray.from_arrays(_int32(self._ends), _int32(self._ids)),
             pa.ListArray.from_arrays(_int32(self._span_ends), spans),
         ]
-        values = [key, source, time, *lists, constrained, grammars, temperature, altered, novel, hashes, held]
-        self._made.rows = _batch(values, MADE)
+        self._made.rows = _batch([key, source, time, *lists, *others], MADE)
         self._made.places = _batch(list(zip(*self._places, strict=True)) or [()] * len(PLACES), PLACES)
         return self._made
 
@@ -318,6 +326,11 @@ def _row_key(key: bytes, turn: int, copy: int) -> str:
     if copy:
         return f"{key.hex()}{turn:08x}{copy:08x}"
     return f"{key.hex()}{turn:08x}" if turn else key.hex()
+
+
+def _part(content: bytes, turn: int) -> bytes:
+    """Hash of what an exchange says, for one of its rows."""
+    return hashlib.sha256(content + turn.to_bytes(4)).digest()[:16] if turn else content
 
 
 def _hash(ids: "array[int]", tokens: Tokens, constraint: tuple[bool, str | None, float, bool], held: bool) -> bytes:

@@ -26,6 +26,10 @@ ROWS = pa.schema(
         ("temperature", pa.float32()),
         ("altered", pa.bool_()),  # privacy changed its text: good to learn from, never an on-policy sample
         ("novel", pa.bool_()),  # held out, and like nothing to train on
+        # What a dataset that is made of this one decides by, as if it had the exchange itself:
+        ("conversation", pa.string()),  # hex; hash of everything up to the first user turn
+        ("content", pa.string()),  # hex; hash of prompt and answer, and of which of the exchange's rows this is
+        ("likeness", pa.list_(pa.int64())),  # `specop.data.alike`
     ]
 )
 LINEAGE = pa.schema(

@@ -9,7 +9,14 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from specop.api import reasons
-from specop.api.dataset import DatasetResolved, DatasetStatus, RequestLogSource, ResolvedWindow
+from specop.api.dataset import (
+    DatasetResolved,
+    DatasetStatus,
+    RequestLogSource,
+    ResolvedDataset,
+    ResolvedWindow,
+    SpeculatorDataset,
+)
 from specop.api.endpoint import DraftedEndpoint
 from specop.api.regenerate import ResolvedRegenerate
 from specop.common.clock import format_time, parse_time
@@ -17,6 +24,7 @@ from specop.common.hashing import short
 from specop.domain import jobs
 from specop.domain.conclude import SHORT_DIGEST, conclude
 from specop.domain.conditions import Verdict, find, is_true, stalled, waiting
+from specop.domain.finished import facts, unfinished
 from specop.domain.observed import DatasetObserved
 from specop.domain.plan import Create, Plan
 from specop.manifests.job import dataset_job, job_name
@@ -124,6 +132,11 @@ def _too_few_requests(observed: DatasetObserved) -> Verdict | None:
     return None
 
 
+def _dataset_unfinished(observed: DatasetObserved) -> Verdict | None:
+    objections = (unfinished(observed.datasets.get(name), name) for _, name in _references(observed))
+    return next((objection for objection in objections if objection is not None), None)
+
+
 def _suspended(observed: DatasetObserved) -> Verdict | None:
     if observed.obj.spec.suspend:
         return waiting(reasons.SUSPENDED, "spec.suspend is true: no Job is made until it is false")
@@ -137,6 +150,7 @@ CHECKS: tuple[Check, ...] = (
     _asks_in_vain,
     _no_capture,
     _too_few_requests,
+    _dataset_unfinished,
     _suspended,
 )
 """Until one Job can be made; the first that objects wins."""
@@ -164,7 +178,11 @@ def _resolve(observed: DatasetObserved) -> DatasetResolved:
     assert output is not None
     windows = [_window(source, log, observed.endpoints[log.endpoint_ref.name]) for source, log in _logs(observed)]
     return DatasetResolved(
-        output=output, image=observed.runtimes.data.image, windows=windows, regenerate=_regenerate(observed)
+        output=output,
+        image=observed.runtimes.data.image,
+        windows=windows,
+        datasets=[_reference(source, observed.datasets[name]) for source, name in _references(observed)],
+        regenerate=_regenerate(observed),
     )
 
 
@@ -195,6 +213,15 @@ def _asked(observed: DatasetObserved) -> tuple[str, DraftedEndpoint | None] | No
     return spec.endpoint_ref.name, observed.endpoints.get(spec.endpoint_ref.name)
 
 
+def _reference(source: str, dataset: SpeculatorDataset) -> ResolvedDataset:
+    """Name a finished dataset by its content, so that a later namesake changes nothing."""
+    made = facts(dataset)
+    assert made is not None
+    return ResolvedDataset(
+        source=source, name=dataset.metadata.name, uid=dataset.metadata.uid, uri=made.uri, digest=made.digest
+    )
+
+
 def _window(source: str, log: RequestLogSource, endpoint: DraftedEndpoint) -> ResolvedWindow:
     """Make a window absolute: up to its end, else up to the shipping watermark."""
     capture, shipped = endpoint.spec.capture, endpoint.status.capture
@@ -215,6 +242,11 @@ def _window(source: str, log: RequestLogSource, endpoint: DraftedEndpoint) -> Re
 
 def _logs(observed: DatasetObserved) -> list[tuple[str, RequestLogSource]]:
     return [(source.name, source.request_log) for source in observed.obj.spec.sources if source.request_log]
+
+
+def _references(observed: DatasetObserved) -> list[tuple[str, str]]:
+    """Names of sources and of the datasets that these are."""
+    return [(source.name, source.dataset_ref.name) for source in observed.obj.spec.sources if source.dataset_ref]
 
 
 # --- with the Job

@@ -37,6 +37,8 @@ class DatasetObserved:
     children: Children = field(default_factory=Children)
     endpoints: Mapping[str, DraftedEndpoint] = field(default_factory=dict)
     """Endpoints named by requestLog sources and by regenerate, by name; a missing one is not in the map."""
+    datasets: Mapping[str, SpeculatorDataset] = field(default_factory=dict)
+    """Datasets named by datasetRef sources, in the same way."""
     progress: DatasetProgress | None = None
 
 

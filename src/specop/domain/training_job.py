@@ -20,6 +20,7 @@ from specop.domain import jobs
 from specop.domain.conclude import conclude
 from specop.domain.conditions import Verdict, find, is_true, stalled, unproven, waiting
 from specop.domain.estimate import estimate_job
+from specop.domain.finished import unfinished
 from specop.domain.observed import TrainingObserved
 from specop.domain.plan import Apply, Create, Plan
 from specop.manifests.job import job_name, made_for_other_processes, rendezvous_service, training_job
@@ -75,32 +76,8 @@ def _preset_missing(observed: TrainingObserved) -> Verdict | None:
     )
 
 
-def _dataset_missing(observed: TrainingObserved) -> Verdict | None:
-    if observed.dataset is not None:
-        return None
-    name = observed.obj.spec.dataset_ref.name
-    return waiting(reasons.WAITING_FOR_DATASET, f"waits for SpeculatorDataset {name}, which does not exist")
-
-
-def _dataset_failed(observed: TrainingObserved) -> Verdict | None:
-    assert observed.dataset is not None
-    succeeded = find(observed.dataset.status.conditions, reasons.SUCCEEDED)
-    if succeeded is None or succeeded.status != "False":
-        return None
-    return stalled(
-        reasons.DATASET_FAILED,
-        f"SpeculatorDataset {observed.dataset.metadata.name} failed: {succeeded.reason}: {succeeded.message}",
-    )
-
-
 def _dataset_unfinished(observed: TrainingObserved) -> Verdict | None:
-    assert observed.dataset is not None
-    status = observed.dataset.status
-    if is_true(status.conditions, reasons.SUCCEEDED) and status.result is not None:
-        return None
-    succeeded = find(status.conditions, reasons.SUCCEEDED)
-    why = f": {succeeded.reason}: {succeeded.message}" if succeeded else ""
-    return waiting(reasons.WAITING_FOR_DATASET, f"waits for SpeculatorDataset {observed.dataset.metadata.name}{why}")
+    return unfinished(observed.dataset, observed.obj.spec.dataset_ref.name)
 
 
 def _parent_unready(observed: TrainingObserved) -> Verdict | None:
@@ -114,8 +91,6 @@ def _parent_unready(observed: TrainingObserved) -> Verdict | None:
 CHECKS: tuple[Check, ...] = (
     _no_output,
     _preset_missing,
-    _dataset_missing,
-    _dataset_failed,
     _dataset_unfinished,
     _parent_unready,
 )

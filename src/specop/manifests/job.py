@@ -66,6 +66,7 @@ def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
     assert resolved is not None
     storage = resolve_storage(runtimes.storage, obj.spec.storage)
     windows = {window.source: window for window in resolved.windows}
+    datasets = {found.source: Weights(digest=found.digest, uri=found.uri) for found in resolved.datasets}
     sources, storages = [], [storage]
     for source in obj.spec.sources:
         own = resolve_storage(runtimes.storage, source.storage, obj.spec.storage) if source.storage else None
@@ -80,6 +81,7 @@ def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
                 objects=source.objects or _uploaded(obj, source, resolved.output),
                 window=windows.get(source.name),
                 seeds=source.seeds,
+                dataset=datasets.get(source.name),
                 min_requests=log.min_requests if log else 1,
                 filter=source.filter,
                 exclude_periods=source.exclude_periods,
