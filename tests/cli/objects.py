@@ -33,15 +33,22 @@ def condition(kind: str, status: str, reason: str, message: str = "") -> dict[st
     return {"type": kind, "status": status, "reason": reason, "message": message}
 
 
-def dataset(name: str, *, done: bool = True, sources: list[dict[str, Any]] | None = None) -> SpeculatorDataset:
+def dataset(
+    name: str, *, done: bool = True, sources: list[dict[str, Any]] | None = None, of: dict[str, str] | None = None
+) -> SpeculatorDataset:
+    """`of`: what it is made of, by name and uid."""
     log = {"name": "logs", "weight": 3, "requestLog": {"endpointRef": {"name": "agent"}, "lastSeconds": 3600}}
     seeds = {"name": "seeds", "objects": {"uri": "s3://seeds/*.jsonl"}}
     spec = {"target": TARGET, "sources": sources or [log, seeds]}
     window = {"source": "logs", "since": "2026-01-01T00:00:00Z", "until": "2026-01-01T01:00:00Z", "prefix": "s3://c/x"}
+    datasets = [
+        {"source": f"of-{index}", "name": name, "uid": uid, "uri": "s3://o/m", "digest": TWO}
+        for index, (name, uid) in enumerate((of or {}).items())
+    ]
     result = {"digest": ONE, "uri": "s3://o/m", "rows": 360, "holdoutRows": 40, "tokens": 90000}
     status = {
         "conditions": [condition("Succeeded", "True", "Completed")],
-        "resolved": {"output": "s3://o", "windows": [window]},
+        "resolved": {"output": "s3://o", "windows": [window], "datasets": datasets},
         "result": {**result, "supervisedTokens": 30000, "target": FACTS},
     }
     waiting = {"conditions": [condition("Succeeded", "Unknown", "WaitingForRequests", "82 of 100 requests shipped")]}

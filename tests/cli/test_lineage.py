@@ -1,5 +1,6 @@
 """Whose data is in which drafter, asked from both ends; files of a user where a dataset looks for them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,61 @@ def test_what_holds_somebodys_data(
 def test_an_endpoint_that_serves_an_older_drafter_is_not_touched_by_a_newer_one() -> None:
     answer = lineage.touched(loop("agent-v1"), Question(tenant=tenant_hash("other")), rows)
     assert (answer["drafters"], answer["endpoints"]) == (["agent-v2"], [])
+
+
+def chain() -> Loop:
+    """agent-v2 is made of agent-v1 and of one that is gone, agent-v3 of agent-v2."""
+    mixed = objects.dataset("agent-v2", of={"agent-v1": "uid-agent-v1", "agent-v0": "uid-agent-v0"})
+    further = objects.dataset("agent-v3", of={"agent-v2": "uid-agent-v2"})
+    whole = loop("agent-v3")
+    return replace(
+        whole,
+        datasets=[objects.dataset("agent-v1"), mixed, further],
+        jobs=[objects.job("agent-v3")],
+        drafters=[objects.drafter("agent-v3", objects.TWO)],
+    )
+
+
+@pytest.mark.parametrize("of", [("endpoint", "agent"), ("dataset", "agent-v3"), ("job", "agent-v3")])
+def test_what_a_dataset_was_made_of_is_named_with_its_objects(of: tuple[str, str]) -> None:
+    answer = lineage.behind(chain(), *of, rows)
+    assert [item["name"] for item in answer["datasets"]] == ["agent-v0", "agent-v1", "agent-v2", "agent-v3"]
+    assert answer["datasets"][0] == {"name": "agent-v0", "digest": objects.TWO, "missing": True}
+    assert [item["object"] for item in answer["datasets"][1]["objects"]] == ["s3://a/1.jsonl", "s3://seeds/x.jsonl"]
+    shown = lineage.behind_tables(answer)[1].rows
+    assert ("agent-v0", "no longer there") in {row[:2] for row in shown}
+
+
+def test_what_is_in_a_dataset_is_in_all_that_are_made_of_it() -> None:
+    answer = lineage.touched(chain(), Question(object="s3://seeds"), rows)
+    assert answer["datasets"] == [
+        {"name": "agent-v1", "conversations": 10},
+        {"name": "agent-v2", "conversations": 0, "through": ["agent-v1"]},
+        {"name": "agent-v3", "conversations": 0, "through": ["agent-v1"]},
+    ]
+    assert (answer["jobs"], answer["drafters"], len(answer["endpoints"])) == (["agent-v3"], ["agent-v3"], 1)
+    assert {(item["name"], item["in"]) for item in answer["missing"]} == {
+        ("agent-v0", "agent-v2"),
+        ("agent-v0", "agent-v3"),
+    }
+    lines = lineage.touched_tables(answer)[0].rows
+    assert ("dataset", "agent-v3", "made of agent-v1: all of it counts") in lines
+    assert lines[-1] == ("missing", "agent-v0", "no longer there, so it is not known: agent-v3 is made of it")
+    both = lineage.touched(chain(), Question(tenant=tenant_hash("acme")), rows)
+    shown = dict(row[1:] for row in lineage.touched_tables(both)[0].rows if row[0] == "dataset")
+    assert shown["agent-v2"] == "5 conversations; made of agent-v1: all of it counts"
+
+
+def test_a_later_namesake_is_not_what_a_dataset_was_made_of() -> None:
+    other = objects.dataset("agent-v2", of={"agent-v1": "uid-of-another"})
+    found = replace(chain(), datasets=[objects.dataset("agent-v1"), other])
+    answer = lineage.behind(found, "dataset", "agent-v2", rows)
+    assert [(item["name"], item.get("missing", False)) for item in answer["datasets"]] == [
+        ("agent-v1", True),
+        ("agent-v2", False),
+    ]
+    nothing = lineage.touched(found, Question(object="s3://nowhere"), rows)
+    assert [row[0] for row in lineage.touched_tables(nothing)[0].rows] == ["-", "missing"]
 
 
 def test_files_are_put_where_a_dataset_looks_for_them(tmp_path: Path) -> None:

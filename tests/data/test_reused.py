@@ -1,6 +1,7 @@
 """A dataset that is made of another one and of new traffic: rows stay as they are, all decisions are made anew."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from specop.api import reasons
-from specop.api.dataset import DatasetFacts
+from specop.api.dataset import DatasetFacts, SpeculatorDataset
+from specop.cli import lineage
+from specop.cli.loop import Loop
+from specop.cli.storage import lineage_rows
 from specop.common.errors import UserError
 from specop.storage.blobs import put_file
 from specop.storage.local import LocalStore
@@ -207,6 +211,31 @@ def test_sql_tells_them_by_their_source(world: World) -> None:
     sql = "SELECT * FROM rows WHERE source = 'before' OR contains(prompt, '71')"
     facts = world.make([before(first(world)), new(world, [capture(70), capture(71)])], transform={"sql": sql})
     assert (facts.counts.filtered, facts.counts.kept) == (1, 15)
+
+
+def stored(world: World, name: str, facts: DatasetFacts, *of: Json) -> SpeculatorDataset:
+    """The object of a dataset that was made."""
+    status = {"resolved": {"output": world.output, "datasets": list(of)}, "result": facts.to_json()}
+    source = {"name": "a", "objects": {"uri": "s3://a/b"}}
+    spec = {"target": {"uri": "s3://models/small"}, "sources": [source]}
+    metadata = {"name": name, "namespace": "n", "uid": f"uid-{name}"}
+    return SpeculatorDataset.model_validate({"metadata": metadata, "spec": spec, "status": status})
+
+
+def test_lineage_sees_through_to_the_objects_of_the_other(world: World) -> None:
+    made = first(world)
+    facts = world.make([before(made), new(world, [capture(70)])])
+    reference = {"source": "before", "name": "a", "uid": "uid-a", "uri": made.uri, "digest": made.digest}
+    loop = Loop("n", datasets=[stored(world, "a", made), stored(world, "b", facts, reference)])
+    rows = partial(lineage_rows, endpoint_url=None)
+    of_a, of_b = lineage.behind(loop, "dataset", "b", rows)["datasets"]
+    assert [item["object"].rpartition("/")[2] for item in of_a["objects"]] == ["log.jsonl", "seeds.jsonl"]
+    assert {item["source"] for item in of_b["objects"]} == {"before", "new"}
+    question = lineage.Question(object=f"file://{world.folder}/in/seeds")
+    assert lineage.touched(loop, question, rows)["datasets"] == [
+        {"name": "a", "conversations": 2},
+        {"name": "b", "conversations": 0, "through": ["a"]},
+    ]
 
 
 def refused(world: World, *sources: Json) -> UserError:
