@@ -273,6 +273,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "served name with a space": (ENDPOINT, {"spec.servedName": "my model"}, "must be a model name as clients send it"),
     "negative replicas": (ENDPOINT, {"spec.replicas": -1}, "should be greater than or equal to 0"),
     "sample over 100": (ENDPOINT, {"spec.capture.samplePercent": 150}, "should be less than or equal to 100"),
+    "kept for no day": (ENDPOINT, {"spec.capture.retentionDays": 0}, "should be greater than or equal to 1"),
     "from two places": (
         ENDPOINT,
         {"spec.drafter.from.drafterRef.name": "x"},
