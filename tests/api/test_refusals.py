@@ -102,6 +102,8 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "source name": (DATASET, {"spec.sources.0.name": "Prod Logs"}, "must be lower-case letters, digits and -"),
     "weight 0": (DATASET, {"spec.sources.0.weight": 0}, "should be greater than or equal to 1"),
     "Ray without a port": (DATASET, {"spec.engine": {"ray": {"address": "ray://head"}}}, "must be ray://host:port"),
+    "no such language": (DATASET, {"spec.quality.languages": ["en", "jp"]}, "must be a code of ISO 639-1"),
+    "language twice": (DATASET, {"spec.quality.languages": ["en", "en"]}, "Duplicate value"),
     "cap 0": (DATASET, {"spec.sources.0.maxConversations": 0}, "should be greater than or equal to 1"),
     "repeat 11": (DATASET, {"spec.sources.0.repeat": 11}, "should be less than or equal to 10"),
     "fractional weight": (DATASET, {"spec.sources.0.weight": 0.5}, "must be of type integer"),
