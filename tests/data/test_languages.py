@@ -208,6 +208,7 @@ def test_a_dataset_in_two_languages(world: World, monkeypatch: pytest.MonkeyPatc
     assert (facts.counts.read, facts.counts.kept, facts.counts.unfit) == (26, 18, 8)
     made = world.read(facts)
     assert made.report["languages"] == {"de": 12, "uk": 4, "unknown": 2}
+    assert b"<tr><td>de</td><td>12</td></tr>" in made.data("card.html")
     assert made.report["unused"] == {
         "written in en, which is not among quality.languages": 4,
         "written in fr, which is not among quality.languages": 4,

@@ -39,10 +39,11 @@ _NO_PROSE = re.compile(
 )
 _JSON = re.compile(r"\s*(?:\{|\[\s*[\[{\"])")
 _CODE = re.compile(
-    r"""[{}\\]\s*$ | [A-Za-z0-9_)\]"'];\s*$ | \w\([^()]*\)\s*$ | ^\s*[a-z].*[:(]\s*$  # how lines of code end
-    | [-=!<>+*/|&:]= | [-=]> | :: | && | \|\| | \s=\s | \w=\w                           # operators
-    | ^\s*(?://|\$\s|>>>|[@#]\w)                                                     # comments, prompts, decorators
+    r"""[{}\\]\s*$ | [A-Za-z0-9_)\]"'];\s*$ | \w\([^()]*\)\s*$ | ^\s*[a-z].*[:([]\s*$  # ends of lines
+    | [-=!<>+*/|&:]= | [-=]> | :: | && | \|\| | \s=\s | \w=\w  # operators
+    | ^\s*(?://|\$\s|>>>|[@#]\w)  # comments, prompts, decorators
     | ^\s*(?:import|from|return|package|use|using|SELECT|FROM|WHERE)\s\S+$
+    | ^\s*(["'])[^"']*\1\s*:  # keys of objects
     | ^\s*(?:import\s\S+\sas|from\s\S+\simport)\s
     """,
     re.VERBOSE,
@@ -82,7 +83,7 @@ class Languages:
 
 
 def prose(text: str) -> str:
-    """Return what of a text is natural language, up to `MOST` characters; nothing where half of its lines are code."""
+    """Return what of a text is natural language, up to `MOST` characters; none where a fifth of its lines is code."""
     if _JSON.match(text):
         return ""
     kept, code, size = [], 0, 0
@@ -96,7 +97,7 @@ def prose(text: str) -> str:
             size += len(line)
         if size >= MOST:
             break
-    return "" if code and code >= len(kept) else "\n".join(kept)[:MOST]
+    return "" if 4 * code > len(kept) else "\n".join(kept)[:MOST]
 
 
 def _says_little(text: str) -> bool:
