@@ -102,6 +102,8 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "source name": (DATASET, {"spec.sources.0.name": "Prod Logs"}, "must be lower-case letters, digits and -"),
     "weight 0": (DATASET, {"spec.sources.0.weight": 0}, "should be greater than or equal to 1"),
     "Ray without a port": (DATASET, {"spec.engine": {"ray": {"address": "ray://head"}}}, "must be ray://host:port"),
+    "no such language": (DATASET, {"spec.quality.languages": ["en", "jp"]}, "must be a code of ISO 639-1"),
+    "language twice": (DATASET, {"spec.quality.languages": ["en", "en"]}, "Duplicate value"),
     "cap 0": (DATASET, {"spec.sources.0.maxConversations": 0}, "should be greater than or equal to 1"),
     "repeat 11": (DATASET, {"spec.sources.0.repeat": 11}, "should be less than or equal to 10"),
     "fractional weight": (DATASET, {"spec.sources.0.weight": 0.5}, "must be of type integer"),
@@ -288,6 +290,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "served name with a space": (ENDPOINT, {"spec.servedName": "my model"}, "must be a model name as clients send it"),
     "negative replicas": (ENDPOINT, {"spec.replicas": -1}, "should be greater than or equal to 0"),
     "sample over 100": (ENDPOINT, {"spec.capture.samplePercent": 150}, "should be less than or equal to 100"),
+    "kept for no day": (ENDPOINT, {"spec.capture.retentionDays": 0}, "should be greater than or equal to 1"),
     "from two places": (
         ENDPOINT,
         {"spec.drafter.from.drafterRef.name": "x"},

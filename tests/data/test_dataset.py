@@ -153,6 +153,18 @@ def test_a_window_takes_what_ended_in_it(world: World) -> None:
     assert made.report["counts"]["read"] == 5
 
 
+def test_hours_before_a_window_are_not_opened(world: World) -> None:
+    source = captures(world, "2026-01-01", [])
+    source["window"] |= {"since": "2026-01-01T01:00:01Z", "until": "2026-01-01T02:00:01Z"}
+    for hour in ("00", "01", "02"):
+        rows = [{**capture(number), "time": f"2026-01-01T{hour}:00:{number:02}Z"} for number in range(3)]
+        world.write(f"captures/n/agent/dt=2026-01-01/hour={hour}/pod-1-1.jsonl.zst", rows)
+    made = world.read(world.make([source], holdout=HALF))
+    found = sorted(row["time"] for split in ("train", "holdout") for row in made.rows(split))
+    assert found == ["2026-01-01T01:00:01Z", "2026-01-01T01:00:02Z", "2026-01-01T02:00:00Z"]
+    assert made.report["sources"][0]["objects"] == 2
+
+
 def test_a_conversation_is_never_on_both_sides(world: World) -> None:
     turns = [word for number in range(4) for word in (f"q{number}", f"a{number}")]
     rows = [

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specop.api import reasons
-from specop.common.errors import Conflict, UserError
+from specop.common.errors import Conflict, Retryable, UserError
 from specop.data import reader
 from specop.data.reader import read_lines
 from specop.storage.base import ObjectInfo
@@ -102,6 +102,15 @@ def test_damaged_compression_is_no_shorter_object(pack: type[bytes], damage: str
 
 def test_a_replaced_object_is_never_a_mixture() -> None:
     assert refusal(b"a\n" * 100, size=50, replaced_after=2).reason == reasons.SOURCE_CHANGED
+
+
+def test_what_is_gone_since_it_was_listed_is_for_another_attempt(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"a\n")
+    info = LocalStore().head(f"file://{path}")
+    path.unlink()
+    with pytest.raises(Retryable, match=r"log\.jsonl was deleted since it was listed"):
+        list(read_lines(LocalStore(), info, lambda _: None))
 
 
 def test_a_replaced_file(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def log_source(**log: Any) -> list[Json]:
     return [{"name": "logs", "requestLog": {"endpointRef": {"name": "agent"}, **log}}]
 
 
+KEPT_A_WEEK = {"uri": "s3://team-a/captured", "retentionDays": 7}
 OWN_SECRET = {"credentials": {"secretRef": {"name": "other"}}}
 WAITS = [
     pytest.param(
@@ -127,6 +128,20 @@ WAITS = [
         "SpeculatorDataset seeds failed: NoUsableRows: 0 of 12",
         id="failed dataset",
     ),
+    pytest.param(
+        observed(build.dataset(), agent(until="2025-12-25T00:00:00Z", capture=KEPT_A_WEEK)),
+        "WaitingForRequests",
+        False,
+        "up to 2025-12-25T00:00:00Z are past its retentionDays",
+        id="all that is shipped is too old",
+    ),
+    pytest.param(
+        observed(build.dataset(sources=log_source(until="2025-12-24T00:00:00Z")), agent(capture=KEPT_A_WEEK)),
+        "WindowPastRetention",
+        True,
+        "with a later window",
+        id="window of what is deleted",
+    ),
     pytest.param(observed(build.dataset(suspend=True), agent()), "Suspended", False, "spec.suspend", id="suspended"),
 ]
 
@@ -172,6 +187,22 @@ def test_windows_become_absolute_before_the_job(log: Json, since: str, until: st
         "windows": [{"source": "logs", "since": since, "until": until, "prefix": "s3://team-a/captured/team-a/agent"}],
         "datasets": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("log", "since"),
+    [
+        pytest.param({}, "2025-12-25T00:00:00Z", id="everything"),
+        pytest.param({"lastSeconds": 2_592_000}, "2025-12-25T00:00:00Z", id="more than is kept"),
+        pytest.param({"since": "2025-12-25T00:59:59+01:00"}, "2025-12-25T00:00:00Z", id="a second more"),
+        pytest.param({"since": "2025-12-24T23:00:01-01:00"}, "2025-12-24T23:00:01-01:00", id="a second less"),
+        pytest.param({"lastSeconds": 3600}, "2026-01-01T01:00:00Z", id="less"),
+    ],
+)
+def test_no_window_begins_before_what_the_endpoint_keeps(log: Json, since: str) -> None:
+    plan = dataset.plan(observed(build.dataset(sources=log_source(**log)), agent(capture=KEPT_A_WEEK)), build.at(0))
+    assert plan.status is not None
+    assert plan.status["resolved"]["windows"][0]["since"] == since
 
 
 def test_the_job_is_made_from_what_is_stored_whatever_came_since() -> None:

@@ -109,7 +109,7 @@ CASES: dict[str, Callable[[], Json]] = {
     "job-inspect": lambda: inspect_drafter_job(build.drafter("mine"), RUNTIMES, "s3://team-a/specop"),
     "job-target": lambda: inspect_target_job(endpoint(), RUNTIMES, "s3://team-a/specop"),
     "deployment-base": arm,
-    "deployment-drafted": lambda: arm(drafted=True),
+    "deployment-drafted": lambda: arm(drafted=True, capture={"uri": "s3://team-a/captured", "retentionDays": 30}),
     "deployment-in-place": lambda: arm(capture=None, podTemplate=None, rollout={"surge": "Never"}),
     "service": lambda: service(endpoint()),
     "scale": lambda: scale(endpoint(), "base", 3),

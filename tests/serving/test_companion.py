@@ -14,8 +14,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from specop.api.jobs import CompanionConfig
+from specop.common.errors import UserError
 from specop.serving import engine as engine_module
 from specop.serving.companion import Settings, make_app
+from specop.storage.local import LocalStore
 
 
 @dataclass
@@ -57,7 +59,9 @@ class Faults:
 
 
 @asynccontextmanager
-async def companion(faults: Faults, tmp_path: Path, *, capture: bool = False) -> AsyncIterator[TestClient[Any, Any]]:
+async def companion(
+    faults: Faults, tmp_path: Path, *, capture: bool = False, days: int | None = None
+) -> AsyncIterator[TestClient[Any, Any]]:
     async with TestServer(faults.app()) as engine:
         config = CompanionConfig(
             namespace="team-a",
@@ -66,8 +70,11 @@ async def companion(faults: Faults, tmp_path: Path, *, capture: bool = False) ->
             arm="base",
             engine_url=str(engine.make_url("/")),
             capture=f"file://{tmp_path}/store" if capture else None,
+            retention_days=days,
         )
-        settings = Settings(folder=tmp_path / "capture", pod="pod-1", ship_seconds=0.05, final_seconds=0)
+        settings = Settings(
+            folder=tmp_path / "capture", pod="pod-1", ship_seconds=0.05, final_seconds=0, retain_seconds=0.05
+        )
         async with TestClient(TestServer(make_app(config, settings))) as client:
             yield client
 
@@ -177,6 +184,43 @@ async def test_captures_are_shipped_and_spoken_of(tmp_path: Path) -> None:
     assert "specop_capture_shipped_requests_total 2.0" in page
     shipped = sorted(path.name for path in (tmp_path / "store/team-a/agent").rglob("*.zst"))
     assert shipped == [f"pod-1-{first_ms}-1.jsonl.zst", f"pod-1-{first_ms + 1}-2.jsonl.zst"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "failures"),
+    [(None, 0), (UserError("StorageAccessDenied", "no"), 1), (AssertionError("nobody foresaw this"), 0)],
+    ids=["none", "refused", "unforeseen"],
+)
+async def test_what_is_too_old_is_removed_and_a_failure_disturbs_no_shipping(
+    fault: Exception | None, failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def delete(store: LocalStore, uri: str) -> None:
+        if fault and not asked:
+            asked.append(uri)
+            raise fault
+        original(store, uri)
+
+    asked: list[str] = []
+    original = LocalStore.delete
+    monkeypatch.setattr(LocalStore, "delete", delete)
+    old = tmp_path / "store/team-a/agent/dt=2025-01-01/hour=07/pod-0-1.jsonl.zst"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"")
+    page = ""
+    async with companion(Faults(), tmp_path, capture=True, days=7) as client:
+        while "specop_capture_removed_objects_total 1.0" not in page:
+            await asyncio.sleep(0.01)
+            async with client.get("/metrics") as answer:
+                page = await answer.text()
+        (tmp_path / "capture" / f"{time.time_ns() // 1_000_000}-1.jsonl").write_bytes(b"a\n")
+    assert f"specop_capture_remove_failures_total {failures}.0" in page
+    assert not old.exists()
+    assert len(list((tmp_path / "store").rglob("*.zst"))) == 1
+
+
+async def test_without_retention_nothing_is_removed_or_spoken_of(tmp_path: Path) -> None:
+    async with companion(Faults(), tmp_path, capture=True) as client, client.get("/metrics") as answer:
+        assert "remove" not in await answer.text()
 
 
 async def test_without_capture_there_is_nothing_to_tell(tmp_path: Path) -> None:

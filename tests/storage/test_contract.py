@@ -101,6 +101,26 @@ def test_what_is_deleted_is_gone_and_deleting_again_is_no_error(place: Place) ->
         store.get(uri + "/x")
 
 
+def test_many_may_delete_the_same(place: Place) -> None:
+    store, uri = place
+    for name in [f"{uri}/{number}" for number in range(10)]:
+        store.put(name, b"x")
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(store.delete, [name] * 8))
+    assert list(store.list(uri + "/")) == []
+
+
+def test_what_is_listed_may_be_deleted_meanwhile(place: Place) -> None:
+    store, uri = place
+    names = [f"{uri}/many/{folder}/{n}" for folder in "ab" for n in range(3)]
+    for name in names:
+        store.put(name, b"")
+    for info in store.list(uri + "/many/"):
+        for name in (info.uri, names[2], names[4]):
+            store.delete(name)
+    assert list(store.list(uri + "/many/")) == []
+
+
 def test_a_missing_object_has_one_error(place: Place) -> None:
     store, uri = place
     store.put(uri + "/folder/x", b"")

@@ -36,6 +36,11 @@ class Capture(Model):
 
     uri: Uri = Field(description="Captures lie under URI/NAMESPACE/ENDPOINT/dt=…/hour=….")
     sample_percent: Annotated[int, Field(ge=0, le=100)] = Field(default=100, description="Share of requests kept.")
+    retention_days: Annotated[int, Field(ge=1, le=3650)] | None = Field(
+        default=None,
+        description="Serving pods delete captures that are older; unset: kept until somebody deletes them. Like all of "
+        "capture it is told to pods when they start, so a change rolls them.",
+    )
     storage: Annotated[Storage, NoOutput] | None = Field(
         default=None, description="Where captures lie, if elsewhere than spec.storage."
     )

@@ -126,6 +126,7 @@ class CompanionConfig(Model):
     arm: str
     engine_url: str = "http://127.0.0.1:8000"
     capture: Uri | None = None
+    retention_days: int | None = None
     store: StoreConfig = Field(default_factory=StoreConfig)
 
 

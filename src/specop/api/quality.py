@@ -14,6 +14,21 @@ FieldPath = Annotated[
 ]
 
 
+LANGUAGES = (
+    "af am an ar as az ba be bg bn br bs ca cs cy da de dz el en eo es et eu fa fi fo fr fy ga gd gl gu ha he hi hr "
+    "ht hu hy id ig is it ja jv ka kk km kn ko ku ky la lb lg ln lo lt lv mg mk ml mn mr ms mt my ne nl nn no oc om "
+    "or pa pl ps pt qu ro ru rw sa se si sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz vi vo wa xh "
+    "yo zh zu"
+)
+"""Codes of ISO 639-1 that are told apart: what the model of py3langid knows, as a test compares."""
+
+Language = Annotated[
+    str,
+    Field(max_length=2, pattern=f"^({'|'.join(LANGUAGES.split())})$"),
+    Worded("must be a code of ISO 639-1 that is told apart (docs/datasets.md), such as en, ja or uk"),
+]
+
+
 class Consent(Model):
     """Marks of rows that are not for training; they are never read past the mark."""
 
@@ -72,5 +87,10 @@ class Quality(Model):
     )
     max_characters: Annotated[int, Field(ge=1, le=100_000_000)] | None = Field(
         default=None, description="Longer conversations are left out, prompt and answer together."
+    )
+    languages: Annotated[list[Language], Field(max_length=32), ListSet()] = Field(
+        default_factory=list,
+        description="Codes of ISO 639-1; conversations that are certainly in none of these languages are left out. "
+        "What is too short to tell, and code, stays.",
     )
     near_duplicates: NearDuplicates = Field(default_factory=NearDuplicates, description="Conversations that are alike.")

@@ -73,6 +73,8 @@ def card(report: Json, digest: str, target: str) -> str:
             "<h2>Personal data and secrets that were replaced</h2>",
             _table((words, ""), _sorted(privacy["entities"])),
         ]
+    if "languages" in report:
+        parts += ["<h2>Languages</h2>", _table(("language", "lines that may be used"), _sorted(report["languages"]))]
     if report["unused"]:
         parts += ["<h2>Why lines became no rows</h2>", _table(("reason", "lines"), _sorted(report["unused"]))]
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'

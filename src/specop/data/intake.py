@@ -20,6 +20,7 @@ from specop.data import formats
 from specop.data.consent import withheld
 from specop.data.detect import Format, read_row
 from specop.data.formats import Exchange, Fate, Json, Unusable, flat_content, reasoning
+from specop.data.languages import Languages
 from specop.data.normalise import Moments, check_unicode, identify
 from specop.data.privacy import Scrubber
 from specop.data.question import Anew, blanked
@@ -56,6 +57,8 @@ class Taken(NamedTuple):
     """What privacy replaced in it, by name."""
     anew: bool = False
     """Whether the target is to be asked: its answers are blank."""
+    language: str = ""
+    """Of its prose, or `unknown`, where languages are looked at."""
 
 
 class Intake:
@@ -65,11 +68,16 @@ class Intake:
         """Take up a policy. Raises UserError: InvalidSpec, PrivacyKeyMissing."""
         self._policy = policy
         self._scrubber = Scrubber(policy.privacy, environment)
+        wanted = policy.quality.languages
+        self._languages = Languages(wanted) if wanted else None
 
-    def read(self, line: bytes, row_format: Format, selection: Selection, *, clean: bool = False) -> Taken | None:
+    def read(
+        self, line: bytes, row_format: Format, selection: Selection, *, clean: bool = False, kept: bool = False
+    ) -> Taken | None:
         """Read one line; None outside the window. Raises Unusable.
 
-        `clean`: it was read before, and privacy found nothing; it is not looked for again.
+        `kept`: it was read before, and is kept: its quality is not looked at again. `clean`: nor what privacy would
+        change, because it found nothing.
         """
         row = formats.parse(line)
         if withheld(row, self._policy.consent.no_train_fields):
@@ -83,10 +91,10 @@ class Intake:
         anew = selection.anew.wants(exchange)
         if anew:
             exchange = blanked(exchange)
-        self._check_quality(exchange)
+        language = "" if kept else self._check_quality(exchange)
         if clean or self._scrubber.idle:
-            return Taken(self._scrubber.without_options(exchange), Counter(), anew)
-        return self._scrub(exchange, identify(exchange).conversation)._replace(anew=anew)
+            return Taken(self._scrubber.without_options(exchange), Counter(), anew, language)
+        return self._scrub(exchange, identify(exchange).conversation)._replace(anew=anew, language=language)
 
     def answered(self, question: Exchange, answered: Exchange, scope: bytes) -> Taken:
         """Take an answer that was asked anew. Raises Unusable.
@@ -109,7 +117,12 @@ class Intake:
             raise Unusable(Fate.PRIVATE, "personal data or a secret, which the policy drops")
         return Taken(scrubbed.exchange, scrubbed.found)
 
-    def _check_quality(self, exchange: Exchange) -> None:
+    def _check_quality(self, exchange: Exchange) -> str:
+        """Refuse what is beyond the limits; name the language, where these are looked at. Raises Unusable."""
+        self._check_sizes(exchange)
+        return self._languages.of(exchange) if self._languages else ""
+
+    def _check_sizes(self, exchange: Exchange) -> None:
         quality = self._policy.quality
         if quality.truncated_answers == "Drop" and not exchange.ended and not exchange.text:
             raise Unusable(Fate.UNFIT, "the answer was cut by max_tokens")

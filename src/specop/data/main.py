@@ -67,8 +67,9 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
     download_target(store, config.target, setup.target, weights=False)
     objects = list_objects(config, facts, meter.add)
     meter.total = sum(item.info.size for item in objects)
-    room = memory.room(memory.limit(), memory.processors())
-    unused = Unused()
+    besides = memory.LANGUAGES if config.quality.languages else 0
+    room = memory.room(memory.limit(), memory.processors(), besides)
+    unused, languages = Unused(), Counter[str]()
     with (
         _workers(config, setup, room, meter.total) as workers,
         Survey(job.work_dir / "survey", room.tables_bytes) as survey,
@@ -78,6 +79,7 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
             for place, found in _map(workers, "survey", read_chunks(objects, meter.add, room.chunk_bytes)):
                 survey.add(found.rows)
                 unused.note(place, found.notes)
+                languages.update(found.languages)
                 meter.rows(len(found.rows))
         counts = survey.counts()
         _check(config, counts, unused)
@@ -101,7 +103,7 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
                 meter.rows(len(made.rows))
         rows = rows_digest(survey.hashes())
         built = output.built
-        result = Result(config, facts, built, _corrected(counts, built), mix, likeness, unused, objects)
+        result = Result(config, facts, built, _corrected(counts, built), mix, likeness, languages, unused, objects)
         if not built.rows or not built.holdout_rows:
             raise UserError(reasons.NO_USABLE_ROWS, result.why_unusable())
         meter.show("Publishing")

@@ -17,6 +17,8 @@ _PARENT = 192 * MIB
 """The reading process, without its tables."""
 _WORKER = 208 * MIB
 """A worker process with a tokenizer, a template and one chunk."""
+LANGUAGES = 80 * MIB
+"""What a worker takes besides, where languages are looked at."""
 _USED_PERCENT = 85
 
 
@@ -30,11 +32,14 @@ class Room:
     """Memory that the first pass's tables may take before they go to disk."""
 
 
-def room(limit: int, processors: int) -> Room:
-    """Divide `limit` bytes: tables and the reading process first, then as many workers as fit, at least one."""
+def room(limit: int, processors: int, besides: int = 0) -> Room:
+    """Divide `limit` bytes: tables and the reading process first, then as many workers as fit, at least one.
+
+    `besides`: bytes that every worker takes more than usual.
+    """
     tables = min(max(limit // 8, 96 * MIB), 1024 * MIB)
     left = limit * _USED_PERCENT // 100 - _PARENT - tables
-    workers = max(1, min(processors, left // _WORKER))
+    workers = max(1, min(processors, left // (_WORKER + besides)))
     return Room(workers, chunk_bytes=min(max(limit // 1024, 256 << 10), 4 * MIB), tables_bytes=tables)
 
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from specop.api import reasons
-from specop.common.errors import Conflict, UserError
+from specop.common.errors import Conflict, Retryable, UserError
 from specop.data.columnar import MAGIC, read_rows
-from specop.storage.base import CHUNK, ObjectInfo, Store
+from specop.storage.base import CHUNK, NotFound, ObjectInfo, Store
 
 MAX_LINE = 64 << 20
 """Bytes."""
@@ -35,7 +35,8 @@ class Line(NamedTuple):
 def read_lines(store: Store, info: ObjectInfo, passed: Callable[[int], None]) -> Iterator[Line]:
     """Yield the lines of one object that are not blank; `passed` is told of stored bytes as they are read.
 
-    Raises UserError: LineTooLong, SourceChangedWhileRead, SourceFormatUnknown (damaged compression).
+    Raises UserError: LineTooLong, SourceChangedWhileRead, SourceFormatUnknown (damaged compression). Retryable where
+    the object is gone since it was listed, as by a retention rule: another attempt lists what is left.
     """
     raw = _Chunks(store.stream(info.uri, info.etag), passed)
     offset = 0
@@ -66,6 +67,8 @@ def read_lines(store: Store, info: ObjectInfo, passed: Callable[[int], None]) ->
             reasons.SOURCE_CHANGED,
             f"{info.uri} was replaced while it was read: point the source at files that are complete, and run again.",
         ) from error
+    except NotFound as error:
+        raise Retryable(f"{info.uri} was deleted since it was listed; another attempt lists anew.") from error
     except OSError as error:
         if error.errno is not None:  # the system's, not the decompressor's
             raise

@@ -47,6 +47,8 @@ class Result:
     mix: dict[int, Mix]
     """By source."""
     likeness: Likeness
+    languages: Counter[str]
+    """Of lines that may be used, where `quality.languages` looks at them."""
     unused: Unused
     objects: list[SourceObject]
 
@@ -97,6 +99,7 @@ class Result:
         names = ("weight", "maxConversations", "repeat", "filter", "excludePeriods")
         sources = {source.name: source.to_json() for source in self.config.sources}
         asked = self.config.regenerate
+        quality = self.config.quality.to_json()
         anew = asked.model_dump(include={"mode", "model", "target_names", "max_tokens"}) if asked else None
         return {
             **({"regenerate": anew} if anew else {}),
@@ -104,7 +107,7 @@ class Result:
             "transform": self.config.transform.to_json(),
             "consent": self.config.consent.to_json(),
             "privacy": self.config.privacy.to_json(),
-            "quality": self.config.quality.to_json(),
+            "quality": {name: limit for name, limit in quality.items() if limit != []},
             "sources": {name: {key: of[key] for key in names if key in of} for name, of in sources.items()},
         }
 
@@ -130,6 +133,7 @@ class Result:
                 "nearDuplicatesDropped": self.by_fate()[Fate.NEAR_DUPLICATE],
                 "holdoutLikeTrain": self.likeness.seen,
             },
+            **({"languages": dict(sorted(self.languages.items()))} if self.config.quality.languages else {}),
             "unused": dict(self.unused.reasons),
             "setAside": self.unused.places,
         }

@@ -109,9 +109,11 @@ def _of_source(config: DatasetConfig, index: int, source: SourceConfig) -> Itera
     elif source.window:
         store = open_store(source.window.prefix, source.store or config.store)
         window = Window(parse_time(source.window.since), parse_time(source.window.until))
+        first = join(source.window.prefix, f"dt={window.since:%Y-%m-%d}", f"hour={window.since:%H}", "")
         for day in _days(window):
             for info in store.list(join(source.window.prefix, f"dt={day}", "")):
-                yield SourceObject(index, source.name, store, info, "Capture", window)
+                if info.uri > first:  # nothing of hours before: retention may be taking them away
+                    yield SourceObject(index, source.name, store, info, "Capture", window)
 
 
 def _days(window: Window) -> Iterator[str]:

@@ -82,6 +82,8 @@ class Surveyed(NamedTuple):
     rows: pa.RecordBatch
     """Of `SURVEYED`; lines outside the window are not among them."""
     notes: list[Note]
+    languages: Counter[str]
+    """Of lines that may be used, where languages are looked at."""
 
 
 @dataclass(slots=True)
@@ -141,6 +143,7 @@ class Worker:
     def survey(self, chunk: Chunk) -> Surveyed:
         """First pass: read the lines of a chunk and hash what decisions need."""
         names, found, notes = hashlib.sha256(f"{chunk.place.name}\n".encode()), [], []
+        languages: Counter[str] = Counter()
         for index, taken in self._selected(chunk):
             time = conversation = content = None
             signature: alike.Signature = _UNSIGNED
@@ -153,6 +156,8 @@ class Worker:
                 conversation, content = identify(exchange)
                 signature = alike.signature(exchange)
                 time = to_microseconds(exchange.time) if exchange.time else None
+                if taken.language:
+                    languages[taken.language] += 1
             except Unusable as why:
                 fate = why.fate
                 notes.append(Note(chunk.offsets[index], fate, why.reason))
@@ -160,7 +165,7 @@ class Worker:
             found.append((*identity, len(line), fate, clean, anew, *signature))
         columns = zip(*found, strict=True) if found else [()] * len(SURVEYED)
         arrays = [pa.array(column, of.type) for column, of in zip(columns, SURVEYED, strict=True)]
-        return Surveyed(pa.RecordBatch.from_arrays(arrays, schema=SURVEYED), notes)
+        return Surveyed(pa.RecordBatch.from_arrays(arrays, schema=SURVEYED), notes, languages)
 
     def questions(self, chunk: Chunk) -> list[Question]:
         """Between the passes: say what the target is asked for lines that are kept and have no answer of its own."""
@@ -214,10 +219,10 @@ class Worker:
         """Read a chunk; nothing of lines outside the window."""
         place = chunk.place
         selection = self._setup.selections[place.source] if self._setup.selections else Selection(place.window)
-        known = chunk.clean or [False] * len(chunk.lines)
+        known, kept = chunk.clean or [False] * len(chunk.lines), bool(chunk.fates)
         for index, (line, clean) in enumerate(zip(chunk.lines, known, strict=True)):
             try:
-                taken = self._intake.read(line, chunk.format or "OpenAIChat", selection, clean=clean)
+                taken = self._intake.read(line, chunk.format or "OpenAIChat", selection, clean=clean, kept=kept)
             except Unusable as why:
                 yield index, why
             else:

@@ -7,6 +7,7 @@ is stored. So a window is never computed twice, whatever is killed in between. A
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 from specop.api import reasons
 from specop.api.dataset import (
@@ -137,6 +138,19 @@ def _dataset_unfinished(observed: DatasetObserved) -> Verdict | None:
     return next((objection for objection in objections if objection is not None), None)
 
 
+def _past_retention(observed: DatasetObserved, now: datetime) -> Verdict | None:
+    for source, log in _logs(observed):
+        endpoint = observed.endpoints[log.endpoint_ref.name]
+        window = _window(source, log, endpoint, now)
+        if parse_time(window.until) > parse_time(_kept_since(endpoint, now)):
+            continue
+        gone = f"captures of DraftedEndpoint {log.endpoint_ref.name} up to {window.until} are past its retentionDays"
+        if log.until is None:
+            return waiting(reasons.WAITING_FOR_REQUESTS, f"{gone}: waits for newer ones")
+        return stalled(reasons.WINDOW_PAST_RETENTION, f"{gone}: make a new dataset with a later window")
+    return None
+
+
 def _suspended(observed: DatasetObserved) -> Verdict | None:
     if observed.obj.spec.suspend:
         return waiting(reasons.SUSPENDED, "spec.suspend is true: no Job is made until it is false")
@@ -163,20 +177,20 @@ def _without_job(observed: DatasetObserved, now: datetime) -> Plan:
         verdict = held or Verdict("Unknown", reasons.PENDING, "its Job is being made", reconciling=True)
         create = () if held else (Create(dataset_job(observed.obj, observed.runtimes)),)
         return conclude(observed.obj, now, verdict, status, creates=create)
-    for check in CHECKS:
+    checks: tuple[Check, ...] = (*CHECKS, partial(_past_retention, now=now))
+    for check in checks:
         objection = check(observed)
         if objection is not None:
             return conclude(observed.obj, now, objection, status)
     verdict = Verdict("Unknown", reasons.PENDING, "its sources are resolved", reconciling=True)
-    return conclude(
-        observed.obj, now, verdict, status.model_copy(update={"resolved": _resolve(observed)}), requeue_after=0.0
-    )
+    resolved = status.model_copy(update={"resolved": _resolve(observed, now)})
+    return conclude(observed.obj, now, verdict, resolved, requeue_after=0.0)
 
 
-def _resolve(observed: DatasetObserved) -> DatasetResolved:
+def _resolve(observed: DatasetObserved, now: datetime) -> DatasetResolved:
     output = resolve_storage(observed.runtimes.storage, observed.obj.spec.storage).output
     assert output is not None
-    windows = [_window(source, log, observed.endpoints[log.endpoint_ref.name]) for source, log in _logs(observed)]
+    windows = [_window(source, log, observed.endpoints[log.endpoint_ref.name], now) for source, log in _logs(observed)]
     return DatasetResolved(
         output=output,
         image=observed.runtimes.data.image,
@@ -222,8 +236,8 @@ def _reference(source: str, dataset: SpeculatorDataset) -> ResolvedDataset:
     )
 
 
-def _window(source: str, log: RequestLogSource, endpoint: DraftedEndpoint) -> ResolvedWindow:
-    """Make a window absolute: up to its end, else up to the shipping watermark."""
+def _window(source: str, log: RequestLogSource, endpoint: DraftedEndpoint, now: datetime) -> ResolvedWindow:
+    """Make a window absolute: up to its end, else up to the shipping watermark; never from before what is kept."""
     capture, shipped = endpoint.spec.capture, endpoint.status.capture
     assert capture is not None
     assert shipped is not None
@@ -234,10 +248,16 @@ def _window(source: str, log: RequestLogSource, endpoint: DraftedEndpoint) -> Re
         since = format_time(until - timedelta(seconds=log.last_seconds))
     return ResolvedWindow(
         source=source,
-        since=since,
+        since=max(since, _kept_since(endpoint, now), key=parse_time),
         until=log.until or shipped.shipped_until,
         prefix=f"{capture.uri.rstrip('/')}/{endpoint.metadata.namespace}/{endpoint.metadata.name}",
     )
+
+
+def _kept_since(endpoint: DraftedEndpoint, now: datetime) -> str:
+    """From when on an endpoint's captures lie there: what is older is deleted, or about to be."""
+    days = endpoint.spec.capture.retention_days if endpoint.spec.capture else None
+    return BEGINNING if days is None else format_time(now - timedelta(days=days))
 
 
 def _logs(observed: DatasetObserved) -> list[tuple[str, RequestLogSource]]:

@@ -216,6 +216,7 @@ def _companion(
         served_name=obj.spec.served_name,
         arm=arm.name,
         capture=capture.uri if capture else None,
+        retention_days=capture.retention_days if capture else None,
         store=storage.store_config(),
     )
     return {

@@ -15,6 +15,7 @@ import asyncio
 import json
 import logging
 import os
+import random
 import signal
 import socket
 import time
@@ -31,9 +32,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from specop.api.jobs import CONFIG_ENV, CompanionConfig
-from specop.common.clock import format_time
+from specop.common.clock import format_time, system_clock
 from specop.common.logging import setup
 from specop.serving.engine import Engine
+from specop.serving.retention import Retention
 from specop.serving.shipper import Shipper
 from specop.storage.stores import open_store
 from specop.storage.uri import join
@@ -54,6 +56,8 @@ class Settings:
     pod: str = field(default_factory=socket.gethostname)
     port: int = field(default_factory=lambda: int(os.environ.get("SPECOP_COMPANION_PORT", str(PORT))))
     ship_seconds: float = 5.0
+    retain_seconds: float = 3600.0
+    """Between two looks for captures that are too old; the first comes within a sixtieth of it."""
     final_seconds: float = 20.0
     """At the end, storage has this long to take what is left."""
 
@@ -61,6 +65,7 @@ class Settings:
 SETTINGS = web.AppKey("settings", Settings)
 ENGINE = web.AppKey("engine", Engine)
 SHIPPER = web.AppKey("shipper", Shipper)
+RETENTION = web.AppKey("retention", Retention)
 REGISTRY = web.AppKey("registry", CollectorRegistry)
 
 
@@ -74,8 +79,11 @@ def make_app(config: CompanionConfig, settings: Settings) -> web.Application:
         prefix = join(config.capture, config.namespace, config.endpoint)
         settings.folder.mkdir(parents=True, exist_ok=True)
         app[SHIPPER] = Shipper(settings.folder, store, prefix, settings.pod, settings.buffer_bytes)
-        app[REGISTRY].register(CaptureCollector(app[SHIPPER], settings.folder))
         app.cleanup_ctx.append(_shipping)
+        if config.retention_days is not None:
+            app[RETENTION] = Retention(store, prefix, config.retention_days)
+            app.cleanup_ctx.append(_retaining)
+        app[REGISTRY].register(CaptureCollector(app[SHIPPER], app.get(RETENTION), settings.folder))
 
     async def engine(app: web.Application) -> AsyncIterator[None]:
         async with aiohttp.ClientSession() as session:
@@ -140,6 +148,26 @@ async def _ship_forever(shipper: Shipper, seconds: float) -> None:
         pause = seconds if shipped_all else min(2 * pause, MAX_BACKOFF_SECONDS)
 
 
+async def _retaining(app: web.Application) -> AsyncIterator[None]:
+    """Remove captures that are too old while the server runs."""
+    loop = asyncio.create_task(_retain_forever(app[RETENTION], app[SETTINGS].retain_seconds))
+    yield
+    app[RETENTION].stop()
+    loop.cancel()
+    await asyncio.wait({loop})
+
+
+async def _retain_forever(retention: Retention, seconds: float) -> None:
+    pause = seconds / 60 * random.random()  # noqa: S311 - pods that start together need not ask together
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            await asyncio.to_thread(retention.remove, system_clock())
+        except Exception:
+            logger.exception("retention broke; shipping goes on")
+        pause = seconds
+
+
 def _restart_if_broken(loop: "asyncio.Task[None]") -> None:
     """End the process after an error that nobody foresaw: the kubelet starts a fresh one."""
     if not loop.cancelled() and (error := loop.exception()):
@@ -148,10 +176,11 @@ def _restart_if_broken(loop: "asyncio.Task[None]") -> None:
 
 
 class CaptureCollector(Collector):
-    """What the shipper did, and what the middleware in the engine captured and lost, as it counts in its folder."""
+    """What shipper and retention did, and what the middleware in the engine captured and lost, by its own counters."""
 
-    def __init__(self, shipper: Shipper, folder: Path) -> None:
+    def __init__(self, shipper: Shipper, retention: Retention | None, folder: Path) -> None:
         self._shipper = shipper
+        self._retention = retention
         self._folder = folder
 
     def collect(self) -> Iterator[Metric]:
@@ -166,6 +195,12 @@ class CaptureCollector(Collector):
         if done.watermark_ms is not None:
             lag = max(0.0, time.time() - done.watermark_ms / 1000)
             yield GaugeMetricFamily(f"{name}_lag_seconds", "Age of the oldest that may not be shipped.", lag)
+        if self._retention is not None:
+            gone = self._retention.done
+            yield CounterMetricFamily(f"{name}_removed_objects", "Past their retention, deleted.", gone.objects)
+            yield CounterMetricFamily(
+                f"{name}_remove_failures", "Rounds in which something past its retention stayed.", gone.failures
+            )
         seen = CounterMetricFamily(
             f"{name}_requests", "Finished requests in the engine, by outcome.", labels=["outcome"]
         )

@@ -74,8 +74,13 @@ class LocalStore:
             key = parse(prefix).key
             folder = key[: key.rindex("/") + 1]
             for path in _walk(folder):
-                if path.startswith(key):
-                    yield _info(f"file://{path}", Path(path).stat())
+                if not path.startswith(key):
+                    continue
+                try:
+                    info = _info(f"file://{path}", Path(path).stat())
+                except FileNotFoundError:  # deleted since its folder was read
+                    continue
+                yield info
 
     def delete(self, uri: str) -> None:
         """See Store."""

@@ -8,7 +8,7 @@ by the server; a stream pins the etag of its first answer, so that a resumed rea
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +139,7 @@ class S3Store:
     def delete(self, uri: str) -> None:
         """See Store."""
         at = parse(uri)
-        with self._translated(uri):
+        with suppress(NotFound), self._translated(uri):  # S3 does not say so, other stores may
             self._client.delete_object(Bucket=at.bucket, Key=at.key)
 
     def upload(self, path: Path, uri: str) -> None:
