@@ -50,6 +50,8 @@ class Tokens:
 
     def cut(self, length: int) -> "Tokens":
         """Keep the first `length` tokens."""
+        if len(self.input_ids) <= length:
+            return self
         spans = tuple((start, min(end, length)) for start, end in self.spans if start < length)
         return Tokens(self.input_ids[:length], spans, self.as_generated)
 
