@@ -11,6 +11,7 @@ processor might differ in the sixth digit, and a text that lies on a bound to th
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
 import regex
@@ -56,7 +57,7 @@ class Languages:
 
     def __init__(self, wanted: Sequence[str]) -> None:
         self._wanted = frozenset(wanted)
-        self._model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        self._model = _model()
 
     def of(self, exchange: Exchange) -> str:
         """Name the wanted language that an exchange is written in, or `unknown`.
@@ -98,6 +99,12 @@ def prose(text: str) -> str:
         if size >= MOST:
             break
     return "" if 4 * code > len(kept) else "\n".join(kept)[:MOST]
+
+
+@cache
+def _model() -> LanguageIdentifier:
+    """Load the model once a process: 75 MB. Reading it changes nothing, so that threads may share it."""
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def _says_little(text: str) -> bool:

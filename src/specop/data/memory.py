@@ -18,7 +18,7 @@ _PARENT = 192 * MIB
 _WORKER = 208 * MIB
 """A worker process with a tokenizer, a template and one chunk."""
 LANGUAGES = 80 * MIB
-"""What a worker takes besides, where languages are looked at."""
+"""What a process takes besides, where languages are looked at."""
 _USED_PERCENT = 85
 
 
@@ -35,10 +35,10 @@ class Room:
 def room(limit: int, processors: int, besides: int = 0) -> Room:
     """Divide `limit` bytes: tables and the reading process first, then as many workers as fit, at least one.
 
-    `besides`: bytes that every worker takes more than usual.
+    `besides`: bytes that every process takes more than usual.
     """
     tables = min(max(limit // 8, 96 * MIB), 1024 * MIB)
-    left = limit * _USED_PERCENT // 100 - _PARENT - tables
+    left = limit * _USED_PERCENT // 100 - _PARENT - besides - tables
     workers = max(1, min(processors, left // (_WORKER + besides)))
     return Room(workers, chunk_bytes=min(max(limit // 1024, 256 << 10), 4 * MIB), tables_bytes=tables)
 
