@@ -119,8 +119,8 @@ def test_a_listing_ends_where_what_is_kept_begins(tmp_path: Path) -> None:
     class Counting(LocalStore):
         seen = 0
 
-        def list(self, prefix: str) -> Iterator[ObjectInfo]:
-            for info in super().list(prefix):
+        def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
+            for info in super().list(prefix, after):
                 self.seen += 1
                 yield info
 

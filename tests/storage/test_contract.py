@@ -78,6 +78,9 @@ def test_a_listing_is_by_prefix_and_in_order(place: Place) -> None:
     assert [info.uri for info in store.list(uri + "/a/1")] == [f"{uri}/a/10"]
     assert [info.size for info in store.list(uri + "/a/10")] == [4]
     assert store.head(uri + "/a/10") == next(store.list(uri + "/a/10"))
+    assert [info.uri for info in store.list(uri + "/a/", after=uri + "/a/10")] == [f"{uri}/a/2", f"{uri}/a/sub/deep/1"]
+    assert [info.uri for info in store.list(uri + "/a/", after=uri + "/a/3")] == [f"{uri}/a/sub/deep/1"]
+    assert list(store.list(uri + "/a/", after=uri + "/b")) == []
 
 
 def test_a_listing_passes_the_size_of_a_page(place: Place) -> None:
@@ -85,6 +88,8 @@ def test_a_listing_passes_the_size_of_a_page(place: Place) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: store.put(f"{uri}/many/{n:04}", b"."), range(1100)))
     assert [info.uri for info in store.list(uri + "/many/")] == [f"{uri}/many/{n:04}" for n in range(1100)]
+    later = [info.uri for info in store.list(uri + "/many/", after=f"{uri}/many/0007")]
+    assert later == [f"{uri}/many/{n:04}" for n in range(8, 1100)]
 
 
 def test_nothing_listed_is_no_error(place: Place) -> None:

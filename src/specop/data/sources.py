@@ -1,11 +1,11 @@
 """Which objects a dataset is read from, resolved once: URI, size and etag of each, in order.
 
-A window of captures is absolute by the time it gets here; of its objects only the days that it touches are listed.
+A window of captures is absolute by the time it gets here; of its objects only the hours that it touches are listed.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from specop.api import reasons
 from specop.api.jobs import DatasetConfig, RegenerateConfig, SourceConfig
@@ -109,15 +109,14 @@ def _of_source(config: DatasetConfig, index: int, source: SourceConfig) -> Itera
     elif source.window:
         store = open_store(source.window.prefix, source.store or config.store)
         window = Window(parse_time(source.window.since), parse_time(source.window.until))
-        first = join(source.window.prefix, f"dt={window.since:%Y-%m-%d}", f"hour={window.since:%H}", "")
-        for day in _days(window):
-            for info in store.list(join(source.window.prefix, f"dt={day}", "")):
-                if info.uri > first:  # nothing of hours before: retention may be taking them away
-                    yield SourceObject(index, source.name, store, info, "Capture", window)
+        first, last = (_hour(source.window.prefix, moment) for moment in (window.since, window.until))
+        # nothing of hours before: retention may be taking them away
+        for info in store.list(join(source.window.prefix, "dt="), after=first):
+            if info.uri[: len(last)] > last:
+                return
+            yield SourceObject(index, source.name, store, info, "Capture", window)
 
 
-def _days(window: Window) -> Iterator[str]:
-    day = window.since.date()
-    while day <= window.until.date():
-        yield day.isoformat()
-        day += timedelta(days=1)
+def _hour(prefix: str, moment: datetime) -> str:
+    """Folder of what was captured in an hour."""
+    return join(prefix, f"dt={moment:%Y-%m-%d}", f"hour={moment:%H}", "")

@@ -75,8 +75,11 @@ class Store(Protocol):
         """Write unless something is there. True for the one writer that did."""
         ...
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose URI begins with `prefix`, in order of their keys, page by page. None is no error."""
+    def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
+        """All objects whose URI begins with `prefix`, in order of their keys, page by page. None is no error.
+
+        With `after`, only those whose URI comes after it: what comes before is not paged through.
+        """
         ...
 
     def delete(self, uri: str) -> None:

@@ -68,13 +68,13 @@ class LocalStore:
                 return False
             return True
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
         """See Store."""
         with _translated(prefix):
-            key = parse(prefix).key
+            key, start = parse(prefix).key, parse(after).key if after else ""
             folder = key[: key.rindex("/") + 1]
             for path in _walk(folder):
-                if not path.startswith(key):
+                if not path.startswith(key) or os.fsencode(path) <= os.fsencode(start):
                     continue
                 try:
                     info = _info(f"file://{path}", Path(path).stat())

@@ -128,11 +128,12 @@ class S3Store:
             time.sleep(min(2**attempt / 10, 5))  # 409: another writer is under way; whether it won is not known yet
         raise StorageUnreachable(f"{uri}: the store reports a conflicting write over and over.")
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, after: str | None = None) -> Iterator[ObjectInfo]:
         """See Store."""
-        at = parse(prefix)
+        at, start = parse(prefix), parse(after).key if after else ""
         with self._translated(prefix):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=at.bucket, Prefix=at.key):
+            pages = self._client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=at.bucket, Prefix=at.key, StartAfter=start):
                 for item in page.get("Contents", []):
                     yield ObjectInfo(f"s3://{at.bucket}/{item['Key']}", item["Size"], item["ETag"])
 
