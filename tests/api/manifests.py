@@ -99,6 +99,7 @@ spec:
     minAnswerCharacters: 2
     maxCharacters: 100000
     nearDuplicates: {{action: Drop, maxPerShape: 3}}
+  regenerate: {{url: "http://asked/v1", model: base, targetNames: [alias], keySecretRef: {{name: asked}}}}
   engine: {{ray: {{address: "ray://head:10001", workers: 4}}}}
   storage: {_STORAGE}
   suspend: true

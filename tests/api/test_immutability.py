@@ -29,6 +29,7 @@ def _immutable_cases() -> list[tuple[str, str, Any]]:
         (DATASET, "consent", {"noTrainFields": ["private"]}),
         (DATASET, "privacy", {"action": "Drop"}),
         (DATASET, "quality", {"truncatedAnswers": "Drop"}),
+        (DATASET, "regenerate", {"url": "http://other/v1", "model": "base"}),
         (DATASET, "engine", {"ray": {"address": "ray://other:10001"}}),
         (DATASET, "storage", storage),
         (JOB, "target", target),

@@ -61,6 +61,7 @@ def test_the_recipe_is_repeated_over_newer_traffic() -> None:
                 "truncatedAnswers": "Keep",
                 "minAnswerCharacters": 1,
                 "nearDuplicates": {"action": "Report"},
+                "languages": [],
             },
             "engine": {},
             "holdout": {"percent": 10, "maxConversations": 1000},

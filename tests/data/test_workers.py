@@ -27,7 +27,7 @@ def chunks(count: int, lines: int = 3) -> Iterator[Chunk]:
         rows = [chat(f"{index} {line}", "answer " * (1 + 400 * (index % 3 == 0))) for line in range(lines)]
         data = jsonl(rows).splitlines()
         numbers, verdicts = list(range(lines)), ([Fate.TRAIN] * lines, [1] * lines, [False] * lines, [True] * lines)
-        yield Chunk(place, "OpenAIChat", numbers, numbers, data, *verdicts, [Known()] * lines)
+        yield Chunk(place, "OpenAIChat", numbers, numbers, data, *verdicts, known=[Known()] * lines)
 
 
 def test_results_are_in_the_order_of_the_chunks_and_the_same_in_processes(target: Path) -> None:
