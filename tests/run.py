@@ -9,9 +9,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from local import binaries, cache, console, env
 
@@ -24,6 +26,8 @@ PHASES = {
     "node": "node and not gpu",
 }
 """Marker expressions of pytest, in the order in which they run: the fastest to fail first."""
+APART = {"unit": "tests/trainer"}
+"""A folder whose tests of a phase run beside the others of it: each is busy on one thread, so two fill two cores."""
 _NO_TESTS = 5
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Models of tests are so small that threads only wait for each other, the longer the busier the machine is."""
@@ -50,7 +54,7 @@ def main() -> int:
             continue
         console.say(f"--- {phase}")
         with _timed(seconds, phase):
-            passed = _pytest(interpreter, markers)
+            passed = _phase(interpreter, phase, markers)
         if not passed:
             failed.append(phase)
     _write("cold" if cold else "warm", seconds)
@@ -65,11 +69,29 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = round(time.monotonic() - started, 1)
 
 
-def _pytest(interpreter: Path, markers: str) -> bool:
-    command = [interpreter, "-m", "pytest", "-q", "-m", markers]
+def _phase(interpreter: Path, phase: str, markers: str) -> bool:
+    """Run one kind of tests; what runs beside is shown when it has ended."""
+    folder = APART.get(phase)
+    if folder is None:
+        return _ended_well(_pytest(interpreter, markers))
+    with tempfile.TemporaryFile("w+") as output:
+        beside = _pytest(interpreter, markers, folder, output=output)
+        passed = _ended_well(_pytest(interpreter, markers, f"--ignore={folder}"))
+        passed = _ended_well(beside) and passed
+        output.seek(0)
+        console.say(f"--- {phase}: {folder}\n{output.read().rstrip()}")
+    return passed
+
+
+def _pytest(interpreter: Path, markers: str, *options: str, output: IO[str] | None = None) -> "subprocess.Popen[bytes]":
+    command = [interpreter, "-m", "pytest", "-q", "-m", markers, *options]
     paths = os.pathsep.join([str(cache.REPOSITORY / "src"), str(cache.REPOSITORY)])
     variables = {**_ONE_THREAD, **os.environ, "PYTHONPATH": paths}
-    return subprocess.run(command, cwd=cache.REPOSITORY, env=variables, check=False).returncode in {0, _NO_TESTS}
+    return subprocess.Popen(command, cwd=cache.REPOSITORY, env=variables, stdout=output, stderr=output)
+
+
+def _ended_well(tests: "subprocess.Popen[bytes]") -> bool:
+    return tests.wait() in {0, _NO_TESTS}
 
 
 def _write(cached: str, seconds: dict[str, float]) -> None:
