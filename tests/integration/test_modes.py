@@ -60,15 +60,16 @@ def test_a_standby_waits_and_takes_over(team: Team, narrow: str, tmp_path: Path)
     for folder in folders:
         folder.mkdir()
     one, two = (OperatorProcess(team.plane, each, team.namespace, account=narrow, lease=True) for each in folders)
-    with one, two:
-        one.wait_ready()
-        wait(lambda: "pages on port" in two.said, 20, "the standby")
-        assert [two.page(path)[0] for path in ("/healthz", "/readyz")] == [200, 200]
-        assert "reconciling" not in two.said
-        assert one.terminate() == 0
-        two.wait_ready(20)
-        team.apply(harness.endpoint())
-        team.wait_for("draftedendpoint", "agent", "Ready", ("True", "ServingBase"))
+    with one:
+        one.wait_ready()  # it holds the lease before there is another
+        with two:
+            wait(lambda: "pages on port" in two.said, 20, "the standby")
+            assert [two.page(path)[0] for path in ("/healthz", "/readyz")] == [200, 200]
+            assert "reconciling" not in two.said
+            assert one.terminate() == 0
+            two.wait_ready(20)
+            team.apply(harness.endpoint())
+            team.wait_for("draftedendpoint", "agent", "Ready", ("True", "ServingBase"))
 
 
 def test_kopf_may_run_it(team: Team, tmp_path: Path) -> None:
