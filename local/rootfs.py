@@ -32,6 +32,7 @@ def write(root: Path) -> None:
     interpreter.copy(root / "usr/local")
     packages = root / "usr/local/lib" / interpreter.VERSION / "site-packages"
     shutil.copytree(python.wheel(PIP), packages)
+    (packages.parent / "dist-packages").symlink_to(packages.name)  # where an interpreter of Debian's looks
     _add_shell(root)
     programs = [Path(found) for name in _PROGRAMS if (found := shutil.which(name))]
     for program in programs:
