@@ -18,6 +18,7 @@ from local import console
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _UNUSED = shutil.ignore_patterns(
     *("site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "config-*", "_tkinter*"),
+    "EXTERNALLY-MANAGED",  # of a distribution that the copy is no part of
 )
 
 
