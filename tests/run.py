@@ -26,8 +26,8 @@ PHASES = {
     "node": "node and not gpu",
 }
 """Marker expressions of pytest, in the order in which they run: the fastest to fail first."""
-APART = {"unit": "tests/trainer"}
-"""A folder whose tests of a phase run beside the others of it: each is busy on one thread, so two fill two cores."""
+APART = {"unit": "tests/trainer", "control_plane": "tests/integration"}
+"""A folder whose tests of a phase run beside the others of it: they are busy on one thread, or wait for a cluster."""
 _NO_TESTS = 5
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Models of tests are so small that threads only wait for each other, the longer the busier the machine is."""
