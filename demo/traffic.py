@@ -25,7 +25,8 @@ _MOST_ARGUMENTS = 8
 """A call with more does not fit into `MAX_TOKENS`."""
 _LONGEST_STRING = 40
 """Characters in one argument: a small model that begins to ramble inside a string ends in time."""
-_JSON_TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
+JSON_TYPES: dict[str, str] = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
+"""What the questions' own names of types are in JSON schemas."""
 
 Request = dict[str, Any]
 """Body of a chat completion, without `model`."""
@@ -36,11 +37,11 @@ def concierge() -> list[Request]:
     data = python.wheel(QUESTIONS_WHEEL) / "bfcl_eval/data"
     answers = {
         row["id"]: next(iter(row["ground_truth"][0]))
-        for row in _lines(data / "possible_answer/BFCL_v4_live_multiple.json")
+        for row in lines(data / "possible_answer/BFCL_v4_live_multiple.json")
     }
     frequent = {name for name, _ in Counter(answers.values()).most_common(_TOOLS)}
     requests: dict[str, Request] = {}
-    for row in _lines(data / "BFCL_v4_live_multiple.json"):
+    for row in lines(data / "BFCL_v4_live_multiple.json"):
         wanted = answers[row["id"]]
         if wanted in frequent:
             tool = next(tool for tool in row["function"] if tool["name"] == wanted)
@@ -90,7 +91,7 @@ def _request(messages: list[dict[str, str]], **more: Any) -> Request:
 
 def _schema(described: dict[str, Any]) -> dict[str, Any]:
     """JSON schema of a described argument; every property is asked for, as strict schemas have it."""
-    kind = _JSON_TYPES.get(described["type"], described["type"])
+    kind = JSON_TYPES.get(described["type"], described["type"])
     schema: dict[str, Any] = {"type": kind}
     if "enum" in described:
         return {"enum": described["enum"]}
@@ -117,7 +118,8 @@ def _shuffled(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file of JSON lines."""
     with path.open() as file:
         for line in file:
             yield json.loads(line)

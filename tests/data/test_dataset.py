@@ -18,17 +18,9 @@ from specop.api.dataset import DatasetCounts, DatasetFacts
 from specop.data.tokens import TargetText
 from specop.storage.local import LocalStore
 from specop.storage.target import target_facts
-from tests.data.world import Json, World, capture, captures, chat, failure, jsonl, messages
+from tests.data.world import Json, World, capture, captures, chat, failure, jsonl, messages, text
 
 HALF = {"percent": 50}
-
-
-def text(world: World, row: Json) -> list[str]:
-    """Whole text of a row, and of its spans."""
-    tokenizer = TargetText(world.target)._tokenizer
-    ids, spans = row["input_ids"], row["spans"]
-    parts = [ids, *(ids[span["start"] : span["end"]] for span in spans)]
-    return [tokenizer.decode(part, skip_special_tokens=False) for part in parts]
 
 
 def test_a_whole_dataset(world: World) -> None:

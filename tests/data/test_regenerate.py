@@ -13,8 +13,7 @@ from specop.data.seeds import open_set
 from specop.storage import job as job_module
 from specop.storage.job import Job, Preempted
 from tests.data.asked import Answer, echo, serving
-from tests.data.test_dataset import text
-from tests.data.world import Dataset, Json, World, capture, chat, messages
+from tests.data.world import Dataset, Json, World, capture, chat, messages, text
 
 HALF = {"percent": 50}
 OTHER = "another-model"
@@ -124,6 +123,18 @@ def test_of_a_conversation_with_tools_only_the_last_turn_is_asked(world: World) 
         made = world.read(world.make(holdout=HALF, regenerate=asking(api.url, mode="Always")))
     assert turns in [body["messages"] for body in api.asked]
     assert learned(world, all_rows(made)) == [["21 DEGREES<|im_end|>"], ["X<|im_end|>"]]
+
+
+def test_what_was_said_before_a_captured_request_stays_as_it_was_sent(world: World) -> None:
+    turns = [*messages("one", "two", "three")[:1], {"role": "assistant", "content": ""}, *messages("three")]
+    asked = capture(0)
+    asked["request"]["messages"] = turns
+    world.write("a.jsonl", [asked, capture(1)])
+    with serving() as api:
+        made = world.read(world.make(holdout=HALF, regenerate=asking(api.url, mode="Always")))
+    assert len(api.asked) == 2
+    assert turns in [body["messages"] for body in api.asked]
+    assert ["THREE<|im_end|>"] in learned(world, all_rows(made))
 
 
 def test_only_what_is_kept_is_asked(world: World) -> None:

@@ -18,6 +18,7 @@ from specop.api.dataset import DatasetFacts
 from specop.api.jobs import CONFIG_ENV, DatasetConfig
 from specop.common.errors import UserError
 from specop.data.main import make_dataset
+from specop.data.tokens import TargetText
 from specop.storage.blobs import Manifest, blob_uri, read_manifest
 from specop.storage.job import Job
 from specop.storage.local import LocalStore
@@ -160,3 +161,11 @@ def captures(world: World, day: str, rows: list[Json], name: str = "pod-1-1") ->
     """Write captures where a companion ships them; return a source that reads them by a window."""
     world.write(f"captures/n/agent/dt={day}/hour=00/{name}.jsonl.zst", rows)
     return {"name": "log", "window": {**WINDOW, "prefix": f"file://{world.folder}/in/captures/n/agent"}}
+
+
+def text(world: World, row: Json) -> list[str]:
+    """Whole text of a row, and of its spans."""
+    tokenizer = TargetText(world.target)._tokenizer
+    ids, spans = row["input_ids"], row["spans"]
+    parts = [ids, *(ids[span["start"] : span["end"]] for span in spans)]
+    return [tokenizer.decode(part, skip_special_tokens=False) for part in parts]

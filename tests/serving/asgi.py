@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from specop.serving.specop_capture import App, Capture, Message, Settings
+from specop.serving.specop_capture.middleware import App, Capture, Message
+from specop.serving.specop_capture.record import Settings
 
 CHAT = "/v1/chat/completions"
 JSON_HEADERS = [(b"content-type", b"application/json")]

