@@ -32,6 +32,7 @@ from specop.data.report import Result, Unused
 from specop.data.sources import list_objects, selection
 from specop.data.work import Setup
 from specop.data.workers import Here, Pass, Workers, processes
+from specop.storage.base import Store
 from specop.storage.blobs import Manifest, dataset_digest, put_files, write_manifest
 from specop.storage.job import Job, run_job
 from specop.storage.stores import open_store
@@ -70,10 +71,11 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
     besides = memory.LANGUAGES if config.quality.languages else 0
     room = memory.room(memory.limit(), memory.processors(), besides)
     unused, languages = Unused(), Counter[str]()
+    output_store = open_store(config.output, config.store)
     with (
         _workers(config, setup, room, meter.total) as workers,
         Survey(job.work_dir / "survey", room.tables_bytes) as survey,
-        Answers(job.work_dir, open_store(config.output, config.store), _answers_prefix(config)) as answers,
+        Answers(job.work_dir, output_store, _answers_prefix(config)) as answers,
     ):
         with meter.stage("Reading"):
             for place, found in _map(workers, "survey", read_chunks(objects, meter.add, room.chunk_bytes)):
@@ -107,7 +109,7 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
         if not built.rows or not built.holdout_rows:
             raise UserError(reasons.NO_USABLE_ROWS, result.why_unusable())
         meter.show("Publishing")
-        published = _publish(result, rows, folder)
+        published = _publish(result, rows, folder, output_store)
         answers.forget()
     return published
 
@@ -219,7 +221,7 @@ def _corrected(counts: Counter[tuple[int, Fate]], built: Built) -> Counter[tuple
     return after
 
 
-def _publish(made: Result, rows: str, folder: Path) -> DatasetFacts:
+def _publish(made: Result, rows: str, folder: Path, store: Store) -> DatasetFacts:
     """Store the files, then the manifest."""
     config, built = made.config, made.built
     text = {"tokenizer": made.target.tokenizer_hash, "template": made.target.chat_template_hash}
@@ -227,7 +229,6 @@ def _publish(made: Result, rows: str, folder: Path) -> DatasetFacts:
     report = made.report()
     (folder / _REPORT).write_text(json.dumps(report, indent=1) + "\n")
     (folder / _CARD).write_text(card(report, digest, config.target))
-    store = open_store(config.output, config.store)
     facts: Json = {
         "rows": built.rows,
         "holdoutRows": built.holdout_rows,
