@@ -33,6 +33,16 @@ class Place:
     window: Window | None
 
 
+class Known(NamedTuple):
+    """What the first pass found out of a line, and a row carries for datasets that are made of its own."""
+
+    conversation: bytes = b""
+    content: bytes = b""
+    """`specop.data.normalise.Identity`."""
+    likeness: tuple[int, ...] = ()
+    """`specop.data.alike.Signature`."""
+
+
 @dataclass(slots=True)
 class Chunk:
     """Some lines of one object; lists run along each other."""
@@ -55,23 +65,12 @@ class Chunk:
     """In the second pass only: whether privacy found nothing in a line in the first one."""
     answers: list[bytes | None] = field(default_factory=list)
     """In the second pass only: what the target answered to a line that was asked anew (`question.to_json`)."""
+    known: list[Known] = field(default_factory=list)
+    """In the second pass only."""
 
     def answer(self, index: int) -> bytes | None:
         """Return the target's answer to a line, if it was asked."""
         return self.answers[index] if self.answers else None
-
-    known: list["Known"] = field(default_factory=list)
-    """In the second pass only."""
-
-
-class Known(NamedTuple):
-    """What the first pass found out of a line, and a row carries for datasets that are made of its own."""
-
-    conversation: bytes = b""
-    content: bytes = b""
-    """`specop.data.normalise.Identity`."""
-    likeness: tuple[int, ...] = ()
-    """`specop.data.alike.Signature`."""
 
 
 class Verdict(NamedTuple):
