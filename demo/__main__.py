@@ -24,6 +24,7 @@ def main() -> int:
     try:
         if arguments.command == "down":
             cluster.down(cluster.state_of("demo"))
+            console.say(f"the demo's cluster is gone; its figures stay in build/demo, what was built in {cache.root()}")
         elif _STARTED not in os.environ:
             _go_on_in_environment()
         else:
