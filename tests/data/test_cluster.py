@@ -1,4 +1,4 @@
-"""A Ray cluster that is not there; what one that is makes, `test_mixed` compares."""
+"""A Ray cluster that is not there, or slow to start; what one that works makes, `test_mixed` compares."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,9 @@ import ray.util.client.worker
 from ray._private import client_mode_hook
 
 from specop.api import reasons
+from specop.api.dataset import RayCluster
 from specop.common.errors import UserError
+from specop.data.cluster import _connect
 from tests.data.world import World, capture
 
 pytestmark = pytest.mark.filterwarnings(
@@ -31,3 +33,20 @@ def test_a_cluster_that_does_not_answer(world: World, monkeypatch: pytest.Monkey
     with pytest.raises(UserError) as caught:
         world.make(engine={"ray": {"address": "ray://127.0.0.1:9"}})
     assert caught.value.reason == reasons.RAY_UNREACHABLE
+
+
+@pytest.mark.parametrize(("slow", "started"), [(2, True), (3, False)])
+def test_a_slow_start_is_tried_again(slow: int, started: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter([Exception("The current node timed out during startup")] * slow)
+
+    def init(*_: object, **__: object) -> None:
+        for failure in failures:
+            raise failure
+
+    monkeypatch.setattr(ray, "init", init)
+    cluster = RayCluster(address="local")
+    if started:
+        _connect(cluster)
+    else:
+        with pytest.raises(UserError, match="No Ray cluster"):
+            _connect(cluster)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from specop.api import reasons
 from specop.api.dataset import RayCluster
@@ -25,6 +25,8 @@ from specop.common.errors import UserError
 from specop.data.chunks import Chunk
 from specop.data.work import Setup, Worker
 from specop.data.workers import AHEAD, Pass
+
+_STARTS = 3
 
 
 class Actors:
@@ -61,15 +63,7 @@ class _Actor:
 @contextmanager
 def actors(setup: Setup, cluster: RayCluster) -> Iterator[Actors]:
     """Run actors on a cluster while the block runs. Raises UserError RayUnreachable."""
-    try:
-        ray.init(
-            cluster.address,
-            include_dashboard=None if cluster.address != "local" else False,
-            log_to_driver=False,  # what a machine of others writes is not the Job's log
-            configure_logging=False,
-        )
-    except (RayError, ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise _unreachable(cluster) from error
+    _connect(cluster)
     try:
         count = cluster.workers or int(ray.cluster_resources().get("CPU", 1))
         files = {path.name: path.read_bytes() for path in setup.target.iterdir() if path.is_file()}
@@ -80,6 +74,24 @@ def actors(setup: Setup, cluster: RayCluster) -> Iterator[Actors]:
         raise _unreachable(cluster) from error
     finally:
         ray.shutdown()
+
+
+def _connect(cluster: RayCluster) -> None:
+    """Join a cluster, or start one here: on a busy machine Ray gives that up after 30 s, so it is tried again."""
+    local = cluster.address == "local"
+    for left in reversed(range(_STARTS if local else 1)):
+        try:
+            ray.init(
+                cluster.address,
+                include_dashboard=False if local else None,
+                log_to_driver=False,  # what a machine of others writes is not the Job's log
+                configure_logging=False,
+            )
+        except Exception as error:  # Ray's own, or a bare one for a slow start
+            if not left:
+                raise _unreachable(cluster) from error
+        else:
+            return
 
 
 def _result(reference: Any) -> Any:
