@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from specop.data.formats import read_capture, read_chat
+from specop.data.places import ByOffsets
 from specop.data.render import Tokens, rows_of, to_tokens
 from specop.data.tokens import TargetText
 from tests.data.templates import FAMILIES
@@ -190,7 +191,7 @@ def pieces(*texts: str) -> Tokenizer:
     ],
 )
 def test_a_token_across_an_edge_is_not_supervised(tokenizer: Tokenizer, text: str, spans: Any, expected: Any) -> None:
-    assert to_tokens(tokenizer.encode(text), len(text), spans).spans == expected
+    assert to_tokens(ByOffsets(tokenizer.encode(text), len(text)), spans).spans == expected
 
 
 @given(st.text("ab€ \n<|im_end|>", max_size=12), st.data())
@@ -199,7 +200,7 @@ def test_spans_of_tokens_are_those_by_offsets(text: str, data: st.DataObject) ->
     encoded = tiny_tokenizer().encode(text)
     inside = [index for index, (first, last) in enumerate(encoded.offsets) if start <= first and last <= end]
     expected = ((inside[0], inside[-1] + 1),) if inside else ()
-    assert to_tokens(encoded, len(text), [(start, end)]).spans == expected
+    assert to_tokens(ByOffsets(encoded, len(text)), [(start, end)]).spans == expected
 
 
 @pytest.mark.parametrize(

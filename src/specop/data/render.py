@@ -17,9 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tokenizers import Encoding
-
 from specop.data.formats import Exchange, Json, flat_content, reasoning
+from specop.data.places import Placed
 from specop.data.template import ChatTemplate, TemplateRefused
 from specop.data.tokens import TargetText
 
@@ -66,7 +65,7 @@ def rows_of(batch: Iterable[Exchange], target: TargetText) -> list[list[Tokens]]
             found.append([])
     encoded = iter(target.encode([turn.text for item in found if isinstance(item, list) for turn in item]))
     return [
-        [item] if isinstance(item, Tokens) else [to_tokens(next(encoded), len(turn.text), turn.spans) for turn in item]
+        [item] if isinstance(item, Tokens) else [to_tokens(next(encoded), turn.spans) for turn in item]
         for item in found
     ]
 
@@ -181,30 +180,7 @@ def _common_length(one: str, other: str) -> int:
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def to_tokens(encoded: Encoding, length: int, spans: Iterable[Span]) -> Tokens:
-    """Turn spans of characters into spans of tokens; a token that reaches across an edge is not supervised.
-
-    `length` is the text's, in characters.
-    """
-    ids: list[int] = encoded.ids
-    inside = (
-        (_first_from(encoded, start, length), _first_from(encoded, end, length, across=True)) for start, end in spans
-    )
-    return Tokens(ids, tuple((first, last) for first, last in inside if first < last))
-
-
-def _first_from(encoded: Encoding, place: int, length: int, *, across: bool = False) -> int:
-    """Index of the first token that begins at a place or behind it; with `across`, that ends behind it.
-
-    Characters that no token covers (a normaliser took them out) are passed over.
-    """
-    while place < length:
-        token: int | None = encoded.char_to_token(place)
-        if token is None:
-            place += 1
-            continue
-        covered = encoded.token_to_chars(token)
-        if across or covered is None or covered[0] >= place:
-            return token
-        place = covered[1]
-    return len(encoded)
+def to_tokens(placed: Placed, spans: Iterable[Span]) -> Tokens:
+    """Turn spans of characters into spans of tokens; a token that reaches across an edge is not supervised."""
+    inside = ((placed.first_from(start), placed.first_from(end, across=True)) for start, end in spans)
+    return Tokens(placed.ids, tuple((first, last) for first, last in inside if first < last))

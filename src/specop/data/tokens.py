@@ -1,4 +1,4 @@
-"""The target's tokenizer and template, loaded from its files: text to ids, with the place of each token in the text."""
+"""The target's tokenizer and template, loaded from its files."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from tokenizers import Encoding, Tokenizer, processors
 from specop.api import reasons
 from specop.common.errors import UserError
 from specop.data.formats import Json
+from specop.data.places import ByOffsets, Placed, lengths_of
 from specop.data.template import ChatTemplate
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -36,20 +37,26 @@ class TargetText:
         self._tokenizer.no_padding()
         # The template writes the special tokens itself, and a byte-level one would trim spaces off the offsets.
         self._tokenizer.post_processor = processors.Sequence([])
+        self._lengths = lengths_of(self._tokenizer)
         special = _special_tokens({**_json(folder / "special_tokens_map.json"), **config})
         self.template = _template(folder / "chat_template.jinja", config, special)
         self.vocab_size: int = self._tokenizer.get_vocab_size()
         self.end_of_turn = _one_of(self._end_tokens(folder, special))
         """Matches a token that ends a generation, in group 1, and the whitespace before it."""
 
-    def encode(self, texts: list[str]) -> list[Encoding]:
-        """Tokenise, without adding anything, in order; places are characters of the text."""
-        found: list[Encoding] = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        return found
+    def encode(self, texts: list[str]) -> list[Placed]:
+        """Tokenise, without adding anything, in order."""
+        if self._lengths is None:
+            return list(map(self._by_offsets, texts, self._tokenizer.encode_batch(texts, add_special_tokens=False)))
+        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)  # without offsets
+        return [self._lengths.place(*pair) or self._by_offsets(pair[0]) for pair in zip(texts, encoded, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _by_offsets(self, text: str, encoded: Encoding | None = None) -> Placed:
+        return ByOffsets(encoded or self._tokenizer.encode(text, add_special_tokens=False), len(text))
 
     def _end_tokens(self, folder: Path, special: dict[str, str]) -> frozenset[str]:
         ids: set[int] = set()
