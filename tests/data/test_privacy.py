@@ -15,7 +15,7 @@ from specop.api.privacy import KEY_ENV, Privacy
 from specop.common.errors import UserError
 from specop.data.formats import Exchange, read_capture
 from specop.data.privacy import Scrubber
-from specop.data.recognise import _PHONE_SHAPE, _may_be_phone
+from specop.data.recognise import _KINDS, _PHONE_SHAPE, _may_be_phone
 from tests.data.planted import PLANTED, TEXTS
 from tests.data.world import Json, capture, messages
 
@@ -281,3 +281,22 @@ def test_nothing_is_asked_of_the_network_and_nothing_is_logged(
 def test_no_number_that_would_be_taken_is_passed_over(number: str, before: str) -> None:
     assume(sum(map(str.isdigit, number)) >= 7)  # shorter ones are no anchor
     assert _may_be_phone(f"{before}{number}")
+
+
+_PLAIN = {
+    "CreditCard": r"(?<!\d)\d(?:[ -]?\d){11,18}(?!\d)",
+    "Iban": r"(?<![A-Za-z0-9])[A-Za-z]{2}\d\d[ -]?[A-Za-z0-9]{4}[ -]?",
+    "UsSsn": r"(?<![\w.-])\d{3}[- .]?\d{2}[- .]?\d{4}(?![\w-])",
+    "Phone": r"(?<![\w.])[+(]?\d(?:[ ().\-/]{0,2}\d){6,14}(?!\w)",
+    "IpAddress": (r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\.\d)|[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]"),
+    "CryptoWallet": r"\b(?:bc1|[13])[A-Za-z0-9]{25,59}\b",
+}
+
+
+@pytest.mark.parametrize("name", _PLAIN)
+@given(st.data())
+def test_anchors_that_look_back_find_what_plain_ones_do(name: str, data: st.DataObject) -> None:
+    shaped = st.from_regex(re.compile(_PLAIN[name], re.ASCII))
+    text = data.draw(st.lists(shaped | st.text("1b+(.-: aB\n", max_size=4), max_size=3).map("".join))
+    found = [match.end() for match in _KINDS[name].anchor.finditer(text)]
+    assert found == [match.end() for match in re.finditer(_PLAIN[name], text)]

@@ -7,13 +7,13 @@ bundled one. The log is silenced, because some of its messages quote what is loo
 
 import logging
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import spacy
 import tldextract
 from presidio_analyzer import AnalyzerEngine, RecognizerRegistry, predefined_recognizers
-from presidio_analyzer.nlp_engine import SpacyNlpEngine
+from presidio_analyzer.nlp_engine import NlpArtifacts, SpacyNlpEngine
 
 from specop.data.recognise import PHONE_CONTEXT
 
@@ -42,16 +42,40 @@ def _domains() -> Any:
     return tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None, extra_suffixes=_INTERNAL)
 
 
+class _Words(NlpArtifacts):  # type: ignore[misc]
+    """Words of a text, cut when somebody asks: most texts hold nothing whose score depends on the words around it."""
+
+    def __init__(self, text: str, engine: SpacyNlpEngine) -> None:
+        self._text, self.nlp_engine = text, engine
+        self.entities: list[Any] = []
+        self.scores: list[float] = []
+
+    @cached_property
+    def tokens(self) -> Any:
+        return self.nlp_engine.nlp[LANGUAGE](self._text)
+
+    @cached_property
+    def tokens_indices(self) -> list[int]:
+        return [token.idx for token in self.tokens]
+
+    @cached_property
+    def lemmas(self) -> list[str]:
+        return [token.lower_ for token in self.tokens]  # a blank pipeline leaves lemmas empty
+
+    @cached_property
+    def keywords(self) -> list[str]:
+        found: list[str] = self.set_keywords(self.nlp_engine, self.lemmas, LANGUAGE)
+        return found
+
+
 class _BlankPipeline(SpacyNlpEngine):  # type: ignore[misc]
-    """Tokens and nothing else. Context words are compared with lemmas, which a blank pipeline leaves empty."""
+    """Tokens and nothing else."""
 
     def load(self) -> None:
         self.nlp = {LANGUAGE: spacy.blank(LANGUAGE)}
 
-    def _doc_to_nlp_artifact(self, doc: Any, language: str) -> Any:
-        for token in doc:
-            token.lemma_ = token.lower_
-        return super()._doc_to_nlp_artifact(doc, language)
+    def process_text(self, text: str, _: str) -> _Words:
+        return _Words(text, self)
 
 
 def analyser(recognisers: Iterable[str]) -> Any:

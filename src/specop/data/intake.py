@@ -94,7 +94,8 @@ class Intake:
         language = "" if kept else self._check_quality(exchange)
         if clean or self._scrubber.idle:
             return Taken(self._scrubber.without_options(exchange), Counter(), anew, language)
-        return self._scrub(exchange, identify(exchange).conversation)._replace(anew=anew, language=language)
+        scope = identify(exchange).conversation if self._scrubber.draws else b""
+        return self._scrub(exchange, scope)._replace(anew=anew, language=language)
 
     def answered(self, question: Exchange, answered: Exchange, scope: bytes) -> Taken:
         """Take an answer that was asked anew. Raises Unusable.

@@ -124,6 +124,11 @@ class Scrubber:
         """Whether nothing is looked for."""
         return not self._actions
 
+    @property
+    def draws(self) -> bool:
+        """Whether there are surrogates, which depend on the scope."""
+        return self._surrogates is not None
+
     def scrub(self, exchange: Exchange, scope: bytes, known: str = "") -> Scrubbed:
         """Scrub one exchange; surrogates are the same throughout a scope. What `known` holds as it is stays."""
         if self.idle:
