@@ -9,12 +9,22 @@ as that digest is the same, the Deployment is left as it is, and arms that are a
 from dataclasses import dataclass
 
 from specop.api.endpoint import DraftedEndpoint
-from specop.api.jobs import WORK_DIR, CompanionConfig, FetchConfig
-from specop.api.shared import Contract, Json, PodTemplate, Weights
+from specop.api.jobs import CompanionConfig, FetchConfig
+from specop.api.shared import Contract, Json, Weights
 from specop.common.hashing import digest, short
 from specop.common.names import ANNOTATION_INPUTS, LABEL_ARM, LABEL_KIND, LABEL_NAME, LABEL_ROLE, child_name
 from specop.manifests import common
-from specop.manifests.engine import ENGINE_MODULE, ENGINE_PORT, PLUGIN_PATH, engine_args, speculative_tokens
+from specop.manifests.engine import (
+    ENGINE_PORT,
+    PLUGIN_PATH,
+    VOLUMES,
+    WORK_MOUNT,
+    engine_args,
+    engine_container,
+    engine_image,
+    fetch_container,
+    speculative_tokens,
+)
 from specop.manifests.runtime import Runtime, Runtimes
 from specop.manifests.storage import ResolvedStorage, ca_volumes, resolve_storage
 
@@ -23,6 +33,7 @@ BASE = "base"
 COMPANION_PORT = 8001
 SERVICE_PORT = 80
 CAPTURE_FOLDER = "/capture"
+_CAPTURE_MOUNT: Json = {"name": "capture", "mountPath": CAPTURE_FOLDER}
 PROBE_SECONDS = 5
 LIVENESS_FAILURES = 12
 DRAIN_SECONDS = 600
@@ -57,13 +68,7 @@ def arm_name(drafter_digest: str) -> str:
 
 def default_images(obj: DraftedEndpoint, runtimes: Runtimes) -> Images:
     """Images of pods that are made now: the endpoint's own engine, or the operator's at the tag that it asks for."""
-    engine, image = obj.spec.engine, runtimes.serving.image
-    if engine.image:
-        image = engine.image
-    elif engine.version:
-        folder, slash, name = image.partition("@")[0].rpartition("/")
-        image = f"{folder}{slash}{name.partition(':')[0]}:{engine.version}"
-    return Images(engine=image, companion=runtimes.companion.image)
+    return Images(engine=engine_image(obj.spec.engine, runtimes.serving), companion=runtimes.companion.image)
 
 
 def live_images(live: Json) -> Images | None:
@@ -158,45 +163,25 @@ def _pod(obj: DraftedEndpoint, runtimes: Runtimes, arm: ArmSpec, images: Images)
         runtimes.storage, obj.spec.capture.storage if obj.spec.capture else None, obj.spec.storage
     )
     ca, ca_mounts = ca_volumes(storage, capture)
-    scratch: list[Json] = [{"name": name, "emptyDir": {}} for name in ("models", "capture", "work")]
-    shm: Json = {"name": "shm", "emptyDir": {"medium": "Memory"}}
+    captured: Json = {"name": "capture", "emptyDir": {}}
     spec = common.pod_spec(
         obj.spec.pod_template,
         containers=[_engine(obj, runtimes.serving, arm, images)],
-        volumes=[*scratch, shm, *ca, *common.claim_volumes(runtimes.companion, runtimes.serving)],
+        volumes=[*VOLUMES, captured, *ca, *common.claim_volumes(runtimes.companion, runtimes.serving)],
         service_account=storage.credentials.service_account_name or capture.credentials.service_account_name,
     )
-    beside = [
-        _fetch(obj, runtimes.companion, arm, images, storage=storage, ca_mounts=ca_mounts),
-        _companion(obj, runtimes.companion, arm, images, storage=capture, ca_mounts=ca_mounts),
-    ]
-    return {**spec, "initContainers": beside, "terminationGracePeriodSeconds": DRAIN_SECONDS}
-
-
-def _fetch(
-    obj: DraftedEndpoint,
-    runtime: Runtime,
-    arm: ArmSpec,
-    images: Images,
-    *,
-    storage: ResolvedStorage,
-    ca_mounts: list[Json],
-) -> Json:
-    """Init container: downloads and verifies what the engine reads."""
-    config = FetchConfig(
+    fetch = FetchConfig(
         target=obj.spec.target.uri,
         store=storage.store_config(),
         drafter=arm.drafter,
         contract=arm.contract,
         speculative_tokens=speculative_tokens(obj.spec, arm.contract) if arm.contract else None,
     )
-    return {
-        **common.container("fetch", runtime, "specop.serving.fetch", image=images.companion),
-        "env": common.env_list(runtime.env, common.SCRATCH_ENV, common.config_env(config.to_json())),
-        "envFrom": storage.env_from(),
-        "resources": common.resources(None, runtime),
-        "volumeMounts": [_mount("models", "/models"), _work(), *ca_mounts, *common.claim_mounts(runtime)],
-    }
+    beside = [
+        fetch_container(fetch, runtimes.companion, images.companion, storage, ca_mounts),
+        _companion(obj, runtimes.companion, arm, images, storage=capture, ca_mounts=ca_mounts),
+    ]
+    return {**spec, "initContainers": beside, "terminationGracePeriodSeconds": DRAIN_SECONDS}
 
 
 def _companion(
@@ -232,18 +217,14 @@ def _companion(
             "failureThreshold": 3,
         },
         "resources": common.resources(None, runtime),
-        "volumeMounts": [_mount("capture", CAPTURE_FOLDER), _work(), *ca_mounts, *common.claim_mounts(runtime)],
+        "volumeMounts": [_CAPTURE_MOUNT, WORK_MOUNT, *ca_mounts, *common.claim_mounts(runtime)],
     }
 
 
 def _engine(obj: DraftedEndpoint, runtime: Runtime, arm: ArmSpec, images: Images) -> Json:
     """Build the engine, the pod's main container, for which the user's resources and environment are meant."""
-    spec, template = obj.spec, obj.spec.pod_template
-    if spec.engine.resources:
-        template = (template or PodTemplate()).model_copy(update={"resources": spec.engine.resources})
-    python_path = ":".join(part for part in (PLUGIN_PATH, runtime.env.get("PYTHONPATH")) if part)
-    defaults = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    ours = {"PYTHONPATH": python_path}
+    spec = obj.spec
+    ours = {"PYTHONPATH": ":".join(part for part in (PLUGIN_PATH, runtime.env.get("PYTHONPATH")) if part)}
     if spec.capture:
         ours |= {
             "SPECOP_ARM": arm.name,
@@ -252,28 +233,15 @@ def _engine(obj: DraftedEndpoint, runtime: Runtime, arm: ArmSpec, images: Images
         }
     health: Json = {"httpGet": {"path": "/health", "port": ENGINE_PORT}, "periodSeconds": PROBE_SECONDS}
     deadline = max(spec.rollout.ready_deadline_seconds, 1800)
+    made = engine_container(
+        *(spec.engine, runtime, images.engine, engine_args(spec, arm.contract)),
+        template=spec.pod_template,
+        env=ours,
+        mounts=(_CAPTURE_MOUNT,),
+    )
     return {
-        **common.container("engine", runtime, ENGINE_MODULE, image=images.engine),
-        "args": engine_args(spec, arm.contract),
-        "env": common.env_list(defaults, runtime.env, common.user_env(template), ours, common.SCRATCH_ENV),
-        "ports": [{"name": "http", "containerPort": ENGINE_PORT, "protocol": "TCP"}],
+        **made,
         "startupProbe": {**health, "timeoutSeconds": 5, "failureThreshold": deadline // PROBE_SECONDS},
         "livenessProbe": {**health, "timeoutSeconds": 10, "failureThreshold": LIVENESS_FAILURES},
         "lifecycle": {"preStop": {"httpGet": {"path": "/drain", "port": COMPANION_PORT}}},
-        "resources": common.resources(template, runtime),
-        "volumeMounts": [
-            {**_mount("models", "/models"), "readOnly": True},
-            _mount("capture", CAPTURE_FOLDER),
-            _work(),
-            _mount("shm", "/dev/shm"),  # noqa: S108 - the pod's own volume
-            *common.claim_mounts(runtime),
-        ],
     }
-
-
-def _mount(volume: str, path: str) -> Json:
-    return {"name": volume, "mountPath": path}
-
-
-def _work() -> Json:
-    return _mount("work", WORK_DIR)
