@@ -146,7 +146,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         {"spec.sources": [{"name": "code", "seeds": {"set": "poems"}}]},
         'supported values: "code", "function-calling"',
     ),
-    "nobody to ask": (DATASET, {"spec.regenerate": {}}, "set exactly one of: endpointRef, url"),
+    "nobody to ask": (DATASET, {"spec.regenerate": {}}, "set exactly one of: endpointRef, url, engine"),
     "a url without the model's name": (
         DATASET,
         {"spec.regenerate": {"url": "http://h/v1"}},
@@ -160,12 +160,22 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "an endpoint's target by name": (
         DATASET,
         {"spec.regenerate": {"endpointRef": {"name": "agent"}, "model": "m"}},
-        "an endpoint names its target itself",
+        "it goes with url alone",
     ),
-    "a key for an endpoint": (
+    "a key for an engine": (
         DATASET,
-        {"spec.regenerate": {"endpointRef": {"name": "agent"}, "keySecretRef": {"name": "k"}}},
-        "endpoints ask for no key",
+        {"spec.regenerate": {"engine": {}, "keySecretRef": {"name": "k"}}},
+        "endpoints and engines ask for no key",
+    ),
+    "an endpoint and an engine": (
+        DATASET,
+        {"spec.regenerate": {"endpointRef": {"name": "agent"}, "engine": {}}},
+        "set exactly one of: endpointRef, url, engine",
+    ),
+    "a flag of the job's engine that is ours": (
+        DATASET,
+        {"spec.regenerate": {"engine": {"args": ["--port=80"]}}},
+        "is set by specop",
     ),
     "a dataset made from itself": (
         DATASET,

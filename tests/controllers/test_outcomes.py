@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from specop.api.jobs import Outcome
 from specop.controllers.gather import _outcomes
 from specop.controllers.pages import _readable
 from tests.domain import build
@@ -41,6 +42,23 @@ def pod(index: str | None, message: str | None, code: int = 0) -> Json:
 def test_who_is_heard(pods: list[Json], reason: str | None) -> None:
     found = _outcomes((JOB,), tuple(pods)).get("job")
     assert (found.reason if found else None) == reason
+
+
+@pytest.mark.parametrize(
+    ("main", "fetched", "reason"),
+    [
+        (None, build.refused("fetch", "TargetMissing", "no such folder"), "TargetMissing"),
+        (None, Outcome(kind="fetch", ok=True), None),
+        (OK, Outcome(kind="fetch", ok=True), ""),
+    ],
+    ids=["fetch failed", "main has not spoken", "main has"],
+)
+def test_fetch_is_heard_where_it_failed(main: str | None, fetched: Outcome, reason: str | None) -> None:
+    found = pod(None, main)
+    said = {"exitCode": 0 if fetched.ok else 64, "message": fetched.model_dump_json(by_alias=True)}
+    found["status"]["initContainerStatuses"] = [{"name": "fetch", "state": {"terminated": said}}, {"name": "engine"}]
+    outcome = _outcomes((JOB,), (found,)).get("job")
+    assert (outcome.reason if outcome else None) == reason
 
 
 @pytest.mark.parametrize(("index", "read"), [(None, True), ("0", True), ("1", False)])

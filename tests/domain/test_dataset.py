@@ -359,6 +359,19 @@ def test_what_a_job_without_a_word_means(
     assert summary(dataset.plan(inputs, build.at(0)).status)["Succeeded"] == expected
 
 
+def test_a_job_whose_engine_does_not_come_up_says_so() -> None:
+    crashed = {"name": "engine", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restartCount": 1}
+    beside = pod("Running", state={"running": {}})
+    beside["status"]["initContainerStatuses"] = [crashed]
+    job = {"metadata": {"name": "agent-v1-dataset", "uid": "job-1"}}
+    obj = build.dataset(regenerate={"engine": {}})
+    inputs = replace(observed(obj, agent()), children=Children(jobs=(job,), pods=(beside,)))
+    status = dataset.plan(inputs, build.at(0)).status
+    assert summary(status)["Succeeded"] == ("Unknown", "Running")
+    assert status is not None
+    assert "container engine ends with exit code" in status["conditions"][0]["message"]
+
+
 def test_a_result_of_another_kind_is_a_failure() -> None:
     found = world()
     found.outcomes["agent-v1-dataset"] = build.training_outcome()
@@ -385,6 +398,10 @@ READY: Json = {
     [
         (ASKED, {"url": READY["url"], "model": "asked", "targetNames": ["asked", "alias", "agent"]}),
         ({"url": "http://h/v1", "model": "m"}, {"url": "http://h/v1", "model": "m", "targetNames": ["m", "agent"]}),
+        (
+            {"engine": {}},
+            {"url": "http://127.0.0.1:8000/v1", "model": "target", "targetNames": ["target", "agent"]},
+        ),
     ],
 )
 def test_whom_to_ask_is_frozen_with_all_names_of_the_target(regenerate: Json, expected: Json) -> None:

@@ -21,6 +21,7 @@ from demo.client import Endpoint
 from demo.traffic import Request
 from demo.world import World
 from local import cluster, env
+from specop.api.dataset import SpeculatorDataset
 from specop.api.drafter import Drafter
 from specop.api.endpoint import DraftedEndpoint
 from specop.api.training_job import SpeculatorTrainingJob
@@ -127,6 +128,35 @@ def test_the_loop_closes_twice_and_loses_nothing(world: World) -> None:
     except BaseException:
         leave.logs(world)
         raise
+
+
+SEEDED = """
+apiVersion: specop.dev/v1alpha1
+kind: SpeculatorDataset
+metadata: {name: seeded}
+spec:
+  target: {uri: "s3://models/tiny"}
+  sources: [{name: code, seeds: {set: code}, maxConversations: 12}]
+  regenerate:
+    maxTokens: 16
+    engine: {dtype: Float32, maxModelLength: 2048, args: [--enforce-eager, --max-num-seqs=8]}
+"""
+
+
+def test_an_engine_beside_the_job_answers_seeds(world: World) -> None:
+    (world.out / "seeded.yaml").write_text(SEEDED)
+    world.kubectl("apply", "-f", str(world.out / "seeded.yaml"))
+    try:
+        made = lambda: world.objects.get(SpeculatorDataset, "seeded").status.result  # noqa: E731
+        until(420, "the engine answers, and the dataset is there", lambda: made() is not None)
+    except BaseException:
+        leave.logs(world)
+        raise
+    result = made()
+    assert result is not None
+    assert result.counts.regenerated + result.counts.unanswered == 12, "as many as it asks for"
+    job = json.loads(world.kubectl("get", "job", "seeded-dataset", "-o", "json"))
+    assert job["status"]["succeeded"] == 1, "the engine has ended with it"
 
 
 def first_generation(world: World) -> None:

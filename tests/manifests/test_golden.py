@@ -39,7 +39,7 @@ TEMPLATE = {
 CA = {"caBundleRef": {"name": "corporate.ca"}}
 
 
-def dataset() -> Json:
+def dataset(**regenerate: Any) -> Json:
     resolved = {
         "output": "s3://team-a/specop",
         "image": "specop/data:1",
@@ -63,10 +63,15 @@ def dataset() -> Json:
     }
     obj = build.mixed_dataset(
         storage={**CA, "credentials": {"serviceAccountName": "reader"}},
-        regenerate={"url": "http://asked.team-a.svc/v1", "model": "asked", "keySecretRef": {"name": "asked"}},
+        regenerate=regenerate
+        or {"url": "http://asked.team-a.svc/v1", "model": "asked", "keySecretRef": {"name": "asked"}},
     )
     status = DatasetStatus.model_validate({"resolved": resolved})
     return dataset_job(obj.model_copy(update={"status": status}), RUNTIMES)
+
+
+def dataset_with_engine() -> Json:
+    return dataset(engine={"args": ["--enforce-eager"], "resources": {"limits": {"nvidia.com/gpu": "1"}}})
 
 
 def training() -> Json:
@@ -103,6 +108,7 @@ def arm(*, drafted: bool = False, **spec: Any) -> Json:
 
 CASES: dict[str, Callable[[], Json]] = {
     "job-dataset": dataset,
+    "job-dataset-engine": dataset_with_engine,
     "job-training": training,
     "job-training-nodes": training_nodes,
     "service-rendezvous": rendezvous,

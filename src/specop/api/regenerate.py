@@ -5,11 +5,15 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from specop.api.base import Model, Observed, Ref, exactly_one
+from specop.api.engine import Engine
 from specop.api.markers import Cel, ListSet, Worded
 from specop.api.shared import SecretRef
 
 KEY_ENV = "SPECOP_TARGET_KEY"
 """Name in the Secret, and environment variable of the Job: bearer token of `url`."""
+
+ENGINE_URL, ENGINE_MODEL = "http://127.0.0.1:8000/v1", "target"
+"""Where a Job finds the engine of its own, and by which name."""
 
 ServedName = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -18,14 +22,12 @@ class Regenerate(Model):
     """Which answers the target gives anew, and who asks it: a drafter learns what the target says, and nothing else."""
 
     RULES: ClassVar[tuple[Cel, ...]] = (
-        exactly_one("endpointRef", "url"),
+        exactly_one("endpointRef", "url", "engine"),
         Cel("!has(self.url) || has(self.model)", "with a url, say by which name the target is served there", ".model"),
+        Cel("has(self.url) || !has(self.model)", "endpoints and engines know it: it goes with url alone", ".model"),
         Cel(
-            "!has(self.endpointRef) || !has(self.model)", "an endpoint names its target itself: leave it out", ".model"
-        ),
-        Cel(
-            "!has(self.endpointRef) || !has(self.keySecretRef)",
-            "endpoints ask for no key: leave it out",
+            "has(self.url) || !has(self.keySecretRef)",
+            "endpoints and engines ask for no key: it goes with url alone",
             ".keySecretRef",
         ),
     )
@@ -49,6 +51,11 @@ class Regenerate(Model):
         | None
     ) = Field(
         default=None, description="Base of an OpenAI API that serves the target with vLLM, such as http://host:8000/v1."
+    )
+    engine: Engine | None = Field(
+        default=None,
+        description="A vLLM of the dataset's own, beside its Job and gone with it; {} is one with the operator's "
+        "defaults.",
     )
     model: ServedName | None = Field(default=None, description="Name of the target at url.")
     key_secret_ref: SecretRef | None = Field(

@@ -43,6 +43,7 @@ from specop.kube.resources import (
     TRAINING_JOB,
     Kind,
 )
+from specop.manifests.engine import FETCH
 from specop.manifests.runtime import Runtimes
 
 T = TypeVar("T")
@@ -205,19 +206,27 @@ def _outcomes(jobs: tuple[Json, ...], pods: tuple[Json, ...]) -> Mapping[str, Ou
         uid = labels.get(_JOB_UID)
         if uid not in wanted or uid in outcomes:
             continue
-        message = _message(pod)
-        outcome = _parsed_text(message) if message else None
+        outcome = _outcome(pod)
         if outcome is not None and (not outcome.ok or labels.get(LABEL_INDEX, "0") == "0"):
             outcomes[uid] = outcome
     return outcomes
 
 
-def _message(pod: Json) -> str | None:
-    """Return the termination message of the main container, the first one."""
-    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
+def _outcome(pod: Json) -> Outcome | None:
+    """Parse what the main container, the first one, said at its end; or fetch, which failed before that began."""
+    status = pod.get("status", {})
+    statuses = status.get("containerStatuses") or [{}]
     main = pod.get("spec", {}).get("containers", [{}])[0].get("name")
-    status = next((each for each in statuses if each.get("name") == main), statuses[0])
-    for state in (status.get("state", {}), status.get("lastState", {})):
+    said = _said(next((each for each in statuses if each.get("name") == main), statuses[0]))
+    if said is not None:
+        return _parsed_text(said)
+    before = (_said(each) for each in status.get("initContainerStatuses") or [] if each.get("name") == FETCH)
+    fetched = _parsed_text(next(before, None) or "")
+    return None if fetched is None or fetched.ok else fetched
+
+
+def _said(container: Json) -> str | None:
+    for state in (container.get("state", {}), container.get("lastState", {})):
         message: str | None = state.get("terminated", {}).get("message")
         if message:
             return message

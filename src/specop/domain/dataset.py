@@ -19,10 +19,10 @@ from specop.api.dataset import (
     SpeculatorDataset,
 )
 from specop.api.endpoint import DraftedEndpoint
-from specop.api.regenerate import ResolvedRegenerate
+from specop.api.regenerate import ENGINE_MODEL, ENGINE_URL, ResolvedRegenerate
 from specop.common.clock import format_time, parse_time
 from specop.common.hashing import short
-from specop.domain import jobs
+from specop.domain import jobs, pods
 from specop.domain.conclude import SHORT_DIGEST, conclude
 from specop.domain.conditions import Verdict, find, is_true, stalled, waiting
 from specop.domain.finished import facts, unfinished
@@ -207,7 +207,9 @@ def _regenerate(observed: DatasetObserved) -> ResolvedRegenerate | None:
         return None
     asked = _asked(observed)
     endpoint = asked[1] if asked else None
-    url, model = (endpoint.status.url, endpoint.spec.served_name) if endpoint else (spec.url, spec.model)
+    url, model = (ENGINE_URL, ENGINE_MODEL) if spec.engine else (spec.url, spec.model)
+    if endpoint:
+        url, model = endpoint.status.url, endpoint.spec.served_name
     served = [
         other.spec.served_name
         for other in observed.endpoints.values()
@@ -288,15 +290,19 @@ def _with_job(observed: DatasetObserved, view: jobs.JobView, now: datetime) -> P
         message = f"{result.rows} rows and {result.supervised_tokens} supervised tokens"
         done = _ended(status).model_copy(update={"result": result, "short_digest": short(result.digest, SHORT_DIGEST)})
         return conclude(observed.obj, now, Verdict("True", reasons.COMPLETED, message), done)
-    running = view.state in {"running", "ending"}
-    verdict = (
-        waiting(reasons.RUNNING, "its Job runs")
-        if running
-        else waiting(reasons.QUEUED, "its Job waits for a place to run")
-    )
+    if view.state in {"running", "ending"}:
+        verdict = waiting(reasons.RUNNING, _running(observed, view))
+    else:
+        verdict = waiting(reasons.QUEUED, "its Job waits for a place to run")
     status = status.model_copy(update={"progress": observed.progress or status.progress})
     after = jobs.LOOK_AGAIN_SECONDS if view.state == "ending" else None
     return conclude(observed.obj, now, verdict, status, requeue_after=after)
+
+
+def _running(observed: DatasetObserved, view: jobs.JobView) -> str:
+    """Say that the Job runs, or why it gets no answers: the engine beside it has troubles of its own."""
+    trouble = pods.trouble(jobs.pods_of(view.job, observed.children)) if view.job else None
+    return trouble.message if trouble else "its Job runs"
 
 
 def _ended(status: DatasetStatus) -> DatasetStatus:

@@ -1,4 +1,4 @@
-"""What keeps an arm's pods from being ready, read from their status.
+"""What keeps pods from being ready, read from their status: an arm's, or of a Job with an engine beside it.
 
 PURE. Some troubles pass by themselves (no room yet, an image that is being pulled); a `fatal` one does not pass without
 a change: the fetch container said so, or a container ended again and again.
@@ -14,6 +14,7 @@ from specop.api import reasons
 from specop.api.jobs import Outcome
 from specop.api.shared import Json
 from specop.common.clock import parse_time
+from specop.manifests.engine import FETCH
 
 CRASHES = 3
 """Restarts in back-off after which a container is taken to fail for good."""
@@ -71,7 +72,7 @@ def _troubles(pod: Json) -> Iterator[Trouble]:
 
 def _refused(container: Json) -> Trouble | None:
     """Read what `fetch` said before it gave up."""
-    if container.get("name") != "fetch":
+    if container.get("name") != FETCH:
         return None
     ended = _terminated(container)
     if ended.get("exitCode", 0) == 0:

@@ -11,10 +11,12 @@ from specop.api.base import Resource
 from specop.api.dataset import ObjectsSource, Source, SpeculatorDataset
 from specop.api.drafter import Drafter
 from specop.api.endpoint import DraftedEndpoint
+from specop.api.engine import Engine
 from specop.api.jobs import (
     PROGRESS_PORT,
     WORK_DIR,
     DatasetConfig,
+    FetchConfig,
     InspectConfig,
     RegenerateConfig,
     RunConfig,
@@ -22,6 +24,7 @@ from specop.api.jobs import (
     TrainingConfig,
 )
 from specop.api.privacy import KEY_ENV
+from specop.api.regenerate import ENGINE_MODEL
 from specop.api.regenerate import KEY_ENV as TARGET_KEY_ENV
 from specop.api.shared import Json, PodTemplate, SecretRef, Weights
 from specop.api.training_job import Parallelism, SpeculatorTrainingJob
@@ -29,6 +32,7 @@ from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
 from specop.common.hashing import digest, short
 from specop.common.names import ANNOTATION_GENERATION, ANNOTATION_INPUTS, LABEL_JOB, child_name, upload_prefix
 from specop.manifests import common
+from specop.manifests.engine import FETCH, VOLUMES, engine_container, engine_image, fetch_container, target_args
 from specop.manifests.runtime import Runtime, Runtimes
 from specop.manifests.storage import ResolvedStorage, ca_volumes, resolve_storage
 
@@ -58,11 +62,13 @@ class JobShape:
     parallelism: Parallelism = field(default_factory=Parallelism)
     keys: Mapping[str, SecretRef | None] = field(default_factory=dict)
     """Environment variables that come from keys of the same names in Secrets."""
+    engine: Engine | None = None
+    """One that serves the target beside the Job's process."""
 
 
 def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
     """Job that builds the dataset; `status.resolved` must be there."""
-    resolved = obj.status.resolved
+    resolved, asks = obj.status.resolved, obj.spec.regenerate
     assert resolved is not None
     storage = resolve_storage(runtimes.storage, obj.spec.storage)
     windows = {window.source: window for window in resolved.windows}
@@ -108,10 +114,11 @@ def dataset_job(obj: SpeculatorDataset, runtimes: Runtimes) -> Json:
         template=obj.spec.pod_template,
         keys={
             KEY_ENV: obj.spec.privacy.key_secret_ref,
-            TARGET_KEY_ENV: obj.spec.regenerate.key_secret_ref if obj.spec.regenerate else None,
+            TARGET_KEY_ENV: asks.key_secret_ref if asks else None,
         },
+        engine=asks.engine if asks else None,
     )
-    return _job(obj, shape, config, storages, runtimes.job_ttl_seconds)
+    return _job(obj, shape, config, storages, runtimes)
 
 
 def _regenerate(obj: SpeculatorDataset) -> RegenerateConfig | None:
@@ -162,7 +169,7 @@ def training_job(obj: SpeculatorTrainingJob, runtimes: Runtimes, preset_template
         suspend=obj.spec.suspend or obj.spec.queue_name is not None,
         parallelism=parallelism,
     )
-    body = _job(obj, shape, config, [storage], runtimes.job_ttl_seconds)
+    body = _job(obj, shape, config, [storage], runtimes)
     if processes := _processes(obj):
         body["metadata"]["annotations"][ANNOTATION_INPUTS] = processes
     return body
@@ -202,7 +209,7 @@ def inspect_drafter_job(obj: Drafter, runtimes: Runtimes, output: str) -> Json:
         expected_digest=obj.spec.weights.digest,
     )
     shape = _inspect_shape("inspect", runtimes, obj.spec.pod_template)
-    return _job(obj, shape, config, [storage], runtimes.job_ttl_seconds)
+    return _job(obj, shape, config, [storage], runtimes)
 
 
 def inspect_target_job(obj: DraftedEndpoint, runtimes: Runtimes, output: str) -> Json:
@@ -213,7 +220,7 @@ def inspect_target_job(obj: DraftedEndpoint, runtimes: Runtimes, output: str) ->
     storage = resolve_storage(runtimes.storage, obj.spec.storage)
     run = _run(obj, output, storage, obj.spec.target.uri)
     config = InspectConfig(**{**run, "uid": f"{obj.metadata.uid}-{short(digest(obj.spec.target.uri))}"})
-    return _job(obj, _inspect_shape("target", runtimes, None), config, [storage], runtimes.job_ttl_seconds)
+    return _job(obj, _inspect_shape("target", runtimes, None), config, [storage], runtimes)
 
 
 def job_name(owner: Resource, suffix: str) -> str:
@@ -245,7 +252,9 @@ def _run(obj: Resource, output: str, storage: ResolvedStorage, target: str) -> J
     }
 
 
-def _job(owner: Resource, shape: JobShape, config: RunConfig, storages: list[ResolvedStorage], ttl: int) -> Json:
+def _job(
+    owner: Resource, shape: JobShape, config: RunConfig, storages: list[ResolvedStorage], runtimes: Runtimes
+) -> Json:
     job_labels = common.labels(owner, shape.role)
     metadata = common.child_metadata(owner, job_name(owner, shape.suffix), job_labels)
     metadata["annotations"] = {ANNOTATION_GENERATION: str(owner.metadata.generation)}
@@ -258,19 +267,20 @@ def _job(owner: Resource, shape: JobShape, config: RunConfig, storages: list[Res
         "spec": {
             "suspend": shape.suspend,
             "backoffLimit": shape.backoff_limit,
-            "ttlSecondsAfterFinished": ttl,
+            "ttlSecondsAfterFinished": runtimes.job_ttl_seconds,
             "podReplacementPolicy": "Failed",  # two attempts never run side by side
             **_indexed(shape),
             "podFailurePolicy": {
                 "rules": [
                     _exit_code("FailJob", EXIT_USER_ERROR),
+                    *([_exit_code("FailJob", EXIT_USER_ERROR, FETCH)] if shape.engine else []),
                     _exit_code("Ignore", EXIT_PREEMPTED),
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                 ]
             },
             "template": {
                 "metadata": common.pod_metadata(job_labels, shape.template),
-                "spec": _job_pod(shape, config, storages, metadata["name"]),
+                "spec": _job_pod(shape, config, storages, metadata["name"], runtimes),
             },
         },
     }
@@ -302,8 +312,8 @@ def _resources(shape: JobShape) -> Json:
     return found
 
 
-def _exit_code(action: str, code: int) -> Json:
-    return {"action": action, "onExitCodes": {"containerName": MAIN, "operator": "In", "values": [code]}}
+def _exit_code(action: str, code: int, container: str = MAIN) -> Json:
+    return {"action": action, "onExitCodes": {"containerName": container, "operator": "In", "values": [code]}}
 
 
 def _keys_env(keys: Mapping[str, SecretRef | None]) -> list[Json]:
@@ -315,7 +325,9 @@ def _keys_env(keys: Mapping[str, SecretRef | None]) -> list[Json]:
     ]
 
 
-def _job_pod(shape: JobShape, config: RunConfig, storages: list[ResolvedStorage], name: str) -> Json:
+def _job_pod(
+    shape: JobShape, config: RunConfig, storages: list[ResolvedStorage], name: str, runtimes: Runtimes
+) -> Json:
     runtime, storage = shape.runtime, storages[0]
     ca, ca_mounts = ca_volumes(*storages)
     module, arguments = _launch(shape, name)
@@ -340,12 +352,32 @@ def _job_pod(shape: JobShape, config: RunConfig, storages: list[ResolvedStorage]
             *common.claim_mounts(runtime),
         ],
     }
+    scratch = VOLUMES if shape.engine else ({"name": "work", "emptyDir": {}}, *shared)
+    beside = (runtimes.companion, runtimes.serving) if shape.engine else ()
     spec = common.pod_spec(
         shape.template,
         containers=[main],
-        volumes=[{"name": "work", "emptyDir": {}}, *shared, *ca, *common.claim_volumes(runtime)],
+        volumes=[*scratch, *ca, *common.claim_volumes(runtime, *beside)],
         service_account=storage.credentials.service_account_name,
     )
     if several.nodes > 1:
         spec["subdomain"] = name  # pod names resolve in the Service of this name
+    if shape.engine:
+        spec["initContainers"] = _beside(shape.engine, config, runtimes, storage, ca_mounts)
     return {**spec, "restartPolicy": "Never", "terminationGracePeriodSeconds": GRACE_SECONDS}
+
+
+def _beside(
+    engine: Engine, config: RunConfig, runtimes: Runtimes, storage: ResolvedStorage, ca_mounts: list[Json]
+) -> list[Json]:
+    """Build an engine beside the Job's process: a native sidecar, which the kubelet ends when that process has ended.
+
+    No probe holds the process back: while the engine starts, the first pass runs.
+    """
+    fetch = FetchConfig(target=config.target, store=config.store)
+    serving, companion = runtimes.serving, runtimes.companion
+    args = [*target_args(engine, ENGINE_MODEL), *engine.args]
+    return [
+        fetch_container(fetch, companion, companion.image, storage, ca_mounts),
+        {**engine_container(engine, serving, engine_image(engine, serving), args), "restartPolicy": "Always"},
+    ]
