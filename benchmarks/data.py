@@ -3,8 +3,8 @@
 It is: (a) tokenising and masking alone, ours and the peer's `Dataset.map`, same tokenizer, same rows, two processes
 each, in turns, after a check that both supervise the same tokens; and the tokenizer alone, which bounds both.
 (b) the whole Job (parse, consent, duplicates, privacy, template, mask, Parquet, manifest) against the peer's
-tokenising alone. (d) a million rows, ours only. With `--gigabytes 10`, so much input under two gigabytes of memory
-(root).
+tokenising alone. (c) the whole Job against `speculators prepare-data`, once. (d) a million rows, ours only. With
+`--gigabytes 10`, so much input under two gigabytes of memory (root).
 It is not: a figure of a cluster, nor of storage: everything lies on this machine's disk.
 
 A ratio holds for runs that took turns on one machine; that of CPU seconds also where others used it. Ours and the
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import conversations, peer
+from benchmarks.data_prepared import prepared
 from demo import model
 from local import cache
 from specop.data.formats import read_chat
@@ -112,6 +113,19 @@ class Bench:
         _say(found)
         return found
 
+    def against_speculators(self, count: int) -> Json:
+        """Row (c): the whole Job against `speculators prepare-data`, which has no privacy, duplicates or consent."""
+        theirs = prepared(self.rows(count), self._target, self._peer, PROCESSES)
+        ours = self.job(self.rows(count), {})
+        found = {
+            "rows": count,
+            "job_seconds": ours["seconds"],
+            "speculators": theirs,
+            "ratio_speculators": round(theirs["seconds"] / ours["seconds"], 3),
+        }
+        _say(found)
+        return found
+
     def million(self, smaller: Json) -> Json:
         """Row (d): a million rows once, against the Job at a smaller size."""
         run = self.job(self.rows(MILLION), {})
@@ -157,7 +171,7 @@ def main() -> None:
     bench = Bench(cache.folder("bench-data"))
     sizes = (10_000,) if options.quick else (10_000, 100_000)
     known = json.loads(REPORT.read_text()) if REPORT.exists() else {}
-    report = {
+    report: Json = {
         **known,
         "machine": {
             "processors": os.cpu_count(),
@@ -165,14 +179,19 @@ def main() -> None:
             "python": platform.python_version(),
             "versions": {name: importlib.metadata.version(name) for name in ("tokenizers", "pyarrow", "duckdb")},
         },
-        "side_by_side": [bench.side_by_side(size) for size in sizes],
+    }
+    parts: dict[str, Callable[[], Any]] = {
+        "side_by_side": lambda: [bench.side_by_side(size) for size in sizes],
+        "speculators": lambda: bench.against_speculators(sizes[0]),
     }
     if not options.quick:
-        report["million"] = bench.million(report["side_by_side"][-1])
+        parts["million"] = lambda: bench.million(report["side_by_side"][-1])
     if options.gigabytes:
-        report["limited"] = bench.limited(options.gigabytes)
+        parts["limited"] = lambda: bench.limited(options.gigabytes)
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(json.dumps(report, indent=2) + "\n")
+    for name, measure in parts.items():
+        report[name] = measure()
+        REPORT.write_text(json.dumps(report, indent=2) + "\n")
     print(f"written: {REPORT.relative_to(ROOT)}")
 
 
