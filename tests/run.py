@@ -26,8 +26,11 @@ PHASES = {
     "node": "node and not gpu",
 }
 """Marker expressions of pytest, in the order in which they run: the fastest to fail first."""
-APART = {"unit": "tests/trainer", "control_plane": "tests/integration"}
-"""A folder whose tests of a phase run beside the others of it: they are busy on one thread, or wait for a cluster."""
+APART = {
+    "unit": ("tests/trainer",),
+    "control_plane": ("tests/integration/test_kills.py", "tests/integration"),
+}
+"""What runs beside the other tests of a phase, each by itself: busy on one thread, or waiting for a cluster."""
 _NO_TESTS = 5
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Models of tests are so small that threads only wait for each other, the longer the busier the machine is."""
@@ -71,15 +74,17 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 def _phase(interpreter: Path, phase: str, markers: str) -> bool:
     """Run one kind of tests; what runs beside is shown when it has ended."""
-    folder = APART.get(phase)
-    if folder is None:
-        return _ended_well(_pytest(interpreter, markers))
-    with tempfile.TemporaryFile("w+") as output:
-        beside = _pytest(interpreter, markers, folder, output=output)
-        passed = _ended_well(_pytest(interpreter, markers, f"--ignore={folder}"))
-        passed = _ended_well(beside) and passed
-        output.seek(0)
-        console.say(f"--- {phase}: {folder}\n{output.read().rstrip()}")
+    with contextlib.ExitStack() as files:
+        beside, apart = [], list[str]()
+        for path in APART.get(phase, ()):
+            output = files.enter_context(tempfile.TemporaryFile("w+"))
+            beside.append((path, output, _pytest(interpreter, markers, path, *apart, output=output)))
+            apart.append(f"--ignore={path}")
+        passed = _ended_well(_pytest(interpreter, markers, *apart))
+        for path, output, tests in beside:
+            passed = _ended_well(tests) and passed
+            output.seek(0)
+            console.say(f"--- {phase}: {path}\n{output.read().rstrip()}")
     return passed
 
 
