@@ -39,7 +39,7 @@ def tokens(path: Path, target: Path, count: int, folder: Path) -> Json:
     """Second pass alone."""
     store = LocalStore()
     objects = [SourceObject(0, "rows", store, store.head(f"file://{path}"), "OpenAIChat")]
-    size = room(limit(), count).chunk_bytes
+    size = room(limit(), count, path.stat().st_size).chunk_bytes
     began = time.perf_counter()
     with processes(Setup(target, MAX_LENGTH), count) as workers, Survey(folder / "survey") as survey:
         for _ in workers.map("build", read_chunks([], lambda _: None, size)):

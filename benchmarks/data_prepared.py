@@ -27,7 +27,7 @@ print(json.dumps({"rows": len(rows), "tokens": sum(map(len, rows["input_ids"]))}
 
 def prepared(rows: Path, target: Path, peer: Path, processes: int) -> dict[str, Any]:
     """Make a training set of a file of chats; seconds with and without the server's start."""
-    chats, output = rows.with_suffix(".chats"), rows.with_suffix(".prepared")
+    chats, output = rows.with_suffix(".chats.jsonl"), rows.with_suffix(".prepared")
     with rows.open("rb") as lines, chats.open("w") as file:  # the column's name is another there
         file.writelines(json.dumps({"conversations": json.loads(line)["messages"]}) + "\n" for line in lines)
     shutil.rmtree(output, ignore_errors=True)
@@ -37,7 +37,7 @@ def prepared(rows: Path, target: Path, peer: Path, processes: int) -> dict[str, 
         started = time.perf_counter()
         command = [peer.with_name("speculators"), "prepare-data", "--model", target, "--data", chats]
         command += ["--output", output, "--render-endpoint", url, "--num-preprocessing-workers", processes]
-        subprocess.run([str(part) for part in command], env=offline, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([str(part) for part in command], env=offline, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         ended = time.perf_counter()
     counted = subprocess.run([peer, "-P", "-c", _COUNT, output], stdout=subprocess.PIPE, check=True)
     shutil.rmtree(output)

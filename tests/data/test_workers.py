@@ -90,9 +90,9 @@ def test_any_number_of_workers_makes_the_same_dataset(
     ],
 )
 def test_room(limit: int, processors: int, workers: int) -> None:
-    found = room(limit, processors)
+    found = room(limit, processors, 1 << 40)
     assert found.workers == workers
-    assert room(limit, processors, memory.LANGUAGES).workers <= workers
+    assert room(limit, processors, 1 << 40, memory.LANGUAGES).workers <= workers
     assert (256 << 10) <= found.chunk_bytes <= 4 * MIB
     assert found.tables_bytes <= limit // 2
 

@@ -69,7 +69,7 @@ def make_dataset(config: DatasetConfig, job: Job[DatasetConfig]) -> DatasetFacts
     objects = list_objects(config, facts, meter.add)
     meter.total = sum(item.info.size for item in objects)
     besides = memory.LANGUAGES if config.quality.languages else 0
-    room = memory.room(memory.limit(), memory.processors(), besides)
+    room = memory.room(memory.limit(), memory.processors(), meter.total, besides)
     unused, languages = Unused(), Counter[str]()
     output_store = open_store(config.output, config.store)
     with (

@@ -20,6 +20,9 @@ _WORKER = 208 * MIB
 LANGUAGES = 80 * MIB
 """What a process takes besides, where languages are looked at."""
 _USED_PERCENT = 85
+_LEAST_CHUNK, _CHUNK = 256 << 10, 4 * MIB
+_CHUNKS = 8
+"""For each worker, so that none waits long for the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,17 @@ class Room:
     """Memory that the first pass's tables may take before they go to disk."""
 
 
-def room(limit: int, processors: int, besides: int = 0) -> Room:
+def room(limit: int, processors: int, size: int, besides: int = 0) -> Room:
     """Divide `limit` bytes: tables and the reading process first, then as many workers as fit, at least one.
 
-    `besides`: bytes that every process takes more than usual.
+    `size`: stored bytes of what is read, of which every worker gets several chunks. `besides`: bytes that every process
+    takes more than usual.
     """
     tables = min(max(limit // 8, 96 * MIB), 1024 * MIB)
     left = limit * _USED_PERCENT // 100 - _PARENT - besides - tables
     workers = max(1, min(processors, left // (_WORKER + besides)))
-    return Room(workers, chunk_bytes=min(max(limit // 1024, 256 << 10), 4 * MIB), tables_bytes=tables)
+    chunk = min(limit // 1024, size // (workers * _CHUNKS), _CHUNK)
+    return Room(workers, chunk_bytes=max(chunk, _LEAST_CHUNK), tables_bytes=tables)
 
 
 def limit() -> int:

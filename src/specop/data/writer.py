@@ -48,6 +48,8 @@ GROUP_ROWS = 1024
 GROUP_TOKENS = 1 << 20
 """A row group ends with the row that reaches one of the two."""
 SHARD_ROWS = 64 * GROUP_ROWS
+_FEW_VALUES = ["source", "time", "grammar", "temperature"]
+"""Columns that a dictionary makes smaller; of token ids it makes a shard a third larger."""
 
 
 class Shards:
@@ -93,7 +95,7 @@ class Shards:
             return
         if self._writer is None:
             path = self._folder / f"{self._split}-{len(self.paths):05d}.parquet"
-            self._writer = pq.ParquetWriter(path, ROWS, compression="zstd")
+            self._writer = pq.ParquetWriter(path, ROWS, compression="zstd", use_dictionary=_FEW_VALUES)
             self.paths.append(path)
         group = pa.Table.from_batches(self._waiting, ROWS).combine_chunks()
         self._writer.write_table(group, row_group_size=GROUP_ROWS)
