@@ -37,8 +37,10 @@ def prepared(rows: Path, target: Path, peer: Path, processes: int) -> dict[str, 
         started = time.perf_counter()
         command = [peer.with_name("speculators"), "prepare-data", "--model", target, "--data", chats]
         command += ["--output", output, "--render-endpoint", url, "--num-preprocessing-workers", processes]
-        subprocess.run([str(part) for part in command], env=offline, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        done = subprocess.run(list(map(str, command)), env=offline, capture_output=True, text=True, check=False)
         ended = time.perf_counter()
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
     counted = subprocess.run([peer, "-P", "-c", _COUNT, output], stdout=subprocess.PIPE, check=True)
     shutil.rmtree(output)
     found: dict[str, Any] = json.loads(counted.stdout)
