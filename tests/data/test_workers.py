@@ -85,7 +85,7 @@ def test_any_number_of_workers_makes_the_same_dataset(
         (700 * MIB, 8, 1),
         (1024 * MIB, 2, 2),
         (2048 * MIB, 8, 6),
-        (8192 * MIB, 64, 27),
+        (8192 * MIB, 64, 31),
         (1 << 40, 2, 2),
     ],
 )
