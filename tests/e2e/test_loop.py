@@ -155,8 +155,8 @@ def test_an_engine_beside_the_job_answers_seeds(world: World) -> None:
     result = made()
     assert result is not None
     assert result.counts.regenerated + result.counts.unanswered == 12, "as many as it asks for"
-    job = json.loads(world.kubectl("get", "job", "seeded-dataset", "-o", "json"))
-    assert job["status"]["succeeded"] == 1, "the engine has ended with it"
+    job = lambda: json.loads(world.kubectl("get", "job", "seeded-dataset", "-o", "json"))["status"]  # noqa: E731
+    until(60, "the engine ends with the Job's process", lambda: job().get("succeeded") == 1)
 
 
 def first_generation(world: World) -> None:
