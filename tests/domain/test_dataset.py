@@ -257,10 +257,10 @@ def test_one_that_was_mended_is_gone_on_with() -> None:
     assert conditions(found) == {"Succeeded": ("Unknown", "Queued")}
 
 
-def world() -> World:
+def world(**spec: Any) -> World:
     found = World()
     found.put(agent())
-    found.put(build.dataset())
+    found.put(build.dataset(**spec))
     return found
 
 
@@ -295,6 +295,38 @@ def test_a_users_error_is_final_until_the_object_changes() -> None:
     found.edit("SpeculatorDataset", "agent-v1", lambda spec: spec.update(podTemplate={"labels": {"try": "2"}}))
     found.settle()
     assert conditions(found) == {"Succeeded": ("True", "Completed")}
+
+
+TOO_FEW = build.refused("dataset", "TooFewRequests")
+
+
+def test_a_window_with_too_few_requests_is_frozen_anew_when_there_are_more() -> None:
+    found = world()
+    found.outcomes["agent-v1-dataset"] = TOO_FEW
+    found.settle()
+    assert found.named("Job") == []
+    assert conditions(found) == {"Succeeded": ("Unknown", "WaitingForRequests")}
+    assert found.get("SpeculatorDataset", "agent-v1").status.resolved is None
+
+    capture = found.objects["DraftedEndpoint", "agent"]["status"]["capture"]
+    had = capture["requests"]
+    found.outcomes["agent-v1-dataset"] = build.dataset_outcome()
+    capture.update(requests=had + 19, shippedUntil="2026-01-01T02:30:00Z")
+    found.settle()
+    assert conditions(found) == {"Succeeded": ("Unknown", "WaitingForRequests")}
+    capture.update(requests=had + 20, shippedUntil="2026-01-01T03:00:00Z")
+    found.settle()
+    assert conditions(found) == {"Succeeded": ("True", "Completed")}
+    status = found.get("SpeculatorDataset", "agent-v1").status
+    assert status.retry_at_requests is None
+    assert status.resolved.windows[0].until == "2026-01-01T03:00:00Z"
+
+
+def test_a_window_that_cannot_grow_fails() -> None:
+    found = world(sources=log_source(minRequests=200, until="2026-01-01T01:30:00Z"))
+    found.outcomes["agent-v1-dataset"] = TOO_FEW
+    found.settle()
+    assert conditions(found) == {"Succeeded": ("False", "TooFewRequests"), "Stalled": ("True", "TooFewRequests")}
 
 
 def test_a_failed_job_of_an_older_generation_is_made_again() -> None:

@@ -71,7 +71,7 @@ class RequestLogSource(Model):
     since: Time | None = Field(default=None, description="Start of the window instead of lastSeconds.")
     until: Time | None = Field(default=None, description="End of the window; unset means what has been shipped.")
     min_requests: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
-        default=100, description="Wait until the endpoint has shipped this many requests."
+        default=100, description="Wait until the window holds this many requests; one with an end fails with fewer."
     )
 
 
@@ -329,6 +329,10 @@ class DatasetStatus(Observed):
     observed_generation: ObservedGeneration = -1
     conditions: Conditions = Field(default_factory=list)
     resolved: DatasetResolved | None = Field(default=None, description="What was frozen before the Job was made.")
+    retry_at_requests: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="The last window held too few requests: it is frozen anew when its endpoints have shipped so many.",
+    )
     job: NamedUid | None = Field(default=None, description="The Job that makes the dataset.")
     progress: DatasetProgress | None = Field(default=None, description="How far the Job is.")
     result: DatasetFacts | None = Field(default=None, description="The finished dataset.")

@@ -130,6 +130,12 @@ def _too_few_requests(observed: DatasetObserved) -> Verdict | None:
                 reasons.WAITING_FOR_REQUESTS,
                 f"waits until DraftedEndpoint {log.endpoint_ref.name} has shipped its requests up to the window's end",
             )
+    wanted, shipped = observed.obj.status.retry_at_requests, _shipped(observed)
+    if wanted is not None and shipped < wanted:
+        return waiting(
+            reasons.WAITING_FOR_REQUESTS,
+            f"the window holds too few requests: looks again when {wanted} are shipped, {shipped} are now",
+        )
     return None
 
 
@@ -183,7 +189,7 @@ def _without_job(observed: DatasetObserved, now: datetime) -> Plan:
         if objection is not None:
             return conclude(observed.obj, now, objection, status)
     verdict = Verdict("Unknown", reasons.PENDING, "its sources are resolved", reconciling=True)
-    resolved = status.model_copy(update={"resolved": _resolve(observed, now)})
+    resolved = status.model_copy(update={"resolved": _resolve(observed, now), "retry_at_requests": None})
     return conclude(observed.obj, now, verdict, resolved, requeue_after=0.0)
 
 
@@ -266,6 +272,13 @@ def _logs(observed: DatasetObserved) -> list[tuple[str, RequestLogSource]]:
     return [(source.name, source.request_log) for source in observed.obj.spec.sources if source.request_log]
 
 
+def _shipped(observed: DatasetObserved) -> int:
+    """Count what the endpoints of the logs have shipped, all together, since they were made."""
+    names = {log.endpoint_ref.name for _, log in _logs(observed)}
+    captures = (observed.endpoints[name].status.capture for name in names if name in observed.endpoints)
+    return sum(capture.requests for capture in captures if capture)
+
+
 def _references(observed: DatasetObserved) -> list[tuple[str, str]]:
     """Names of sources and of the datasets that these are."""
     return [(source.name, source.dataset_ref.name) for source in observed.obj.spec.sources if source.dataset_ref]
@@ -280,6 +293,8 @@ def _with_job(observed: DatasetObserved, view: jobs.JobView, now: datetime) -> P
         assert view.job is not None
         verdict = Verdict("Unknown", reasons.PENDING, "its Job is made again", reconciling=True)
         return conclude(observed.obj, now, verdict, status, deletes=(jobs.delete(view.job),))
+    if view.state == "failed" and view.reason == reasons.TOO_FEW_REQUESTS and _grows(observed):
+        return _wait_for_more(observed, view, now)
     if view.state == "failed":
         return conclude(observed.obj, now, stalled(view.reason, view.message, "False"), _ended(status))
     if view.state == "succeeded":
@@ -297,6 +312,27 @@ def _with_job(observed: DatasetObserved, view: jobs.JobView, now: datetime) -> P
     status = status.model_copy(update={"progress": observed.progress or status.progress})
     after = jobs.LOOK_AGAIN_SECONDS if view.state == "ending" else None
     return conclude(observed.obj, now, verdict, status, requeue_after=after)
+
+
+def _grows(observed: DatasetObserved) -> bool:
+    """Whether more traffic brings more into the windows: none has an end of its own."""
+    return all(log.until is None for _, log in _logs(observed))
+
+
+def _wait_for_more(observed: DatasetObserved, view: jobs.JobView, now: datetime) -> Plan:
+    """Give a window up that held too few, and wait: the endpoint counts since it was made, the Job in the window.
+
+    How many are missing is the Job's knowledge, so it looks again every tenth of what is wanted.
+    """
+    assert view.job is not None
+    step = max(1, min(log.min_requests for _, log in _logs(observed)) // 10)
+    retry_at = _shipped(observed) + step
+    waits = {"resolved": None, "job": None, "progress": None, "retry_at_requests": retry_at}
+    verdict = waiting(
+        reasons.WAITING_FOR_REQUESTS, f"{view.message} Looks again when {retry_at} requests are shipped in all."
+    )
+    status = observed.obj.status.model_copy(update=waits)
+    return conclude(observed.obj, now, verdict, status, deletes=(jobs.delete(view.job),))
 
 
 def _running(observed: DatasetObserved, view: jobs.JobView) -> str:
