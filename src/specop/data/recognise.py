@@ -210,6 +210,14 @@ def _without(*names: str) -> Iterator[None]:
             del sys.modules[name]
 
 
+def load() -> Any:
+    """Import Presidio, which takes a second; returns what makes an engine of recognisers."""
+    with _without("torch", "transformers"):
+        from specop.data.analyser import analyser  # noqa: PLC0415 - only where there is something to see
+
+    return analyser
+
+
 class Recogniser:
     """Finds some kinds of entities."""
 
@@ -220,12 +228,7 @@ class Recogniser:
 
     @cached_property
     def _engine(self) -> Any:
-        with _without(
-            "torch", "transformers"
-        ):  # and late: it takes a second, which only pays where there is something to see
-            from specop.data.analyser import analyser  # noqa: PLC0415
-
-        return analyser(kind.recogniser for kind in self._kinds.values())
+        return load()(kind.recogniser for kind in self._kinds.values())
 
     def find(self, text: str) -> Iterator[Found]:
         """Yield entities; they may overlap."""

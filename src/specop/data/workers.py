@@ -71,7 +71,7 @@ class Processes:
 def processes(setup: Setup, count: int) -> Iterator[Processes]:
     """Run `count` worker processes while the block runs."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["specop.data.work"])
+    context.set_forkserver_preload(["specop.data.preload"])
     pool = ProcessPoolExecutor(count, context, initializer=_start, initargs=(setup,))
     try:
         yield Processes(pool, count)
