@@ -21,11 +21,11 @@ _CUT = "length"
 _HTTP_ERROR = 400
 _GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 _OPTION_TYPES = (
-    ("tools", list),
-    ("chat_template_kwargs", dict),
-    ("response_format", dict),
-    ("reasoning_effort", str),
-    ("temperature", int | float),
+    ("tools", list | None),
+    ("chat_template_kwargs", dict | None),
+    ("response_format", dict | None),
+    ("reasoning_effort", str | None),
+    ("temperature", int | float | None),
 )
 _MAX_TEMPERATURE = 100.0
 _MAX_SECONDS = 1e6
@@ -288,7 +288,7 @@ def _checked_options(exchange: Exchange) -> Exchange:
     if changed or options.get("add_generation_prompt") is False:
         raise Unusable(Fate.UNSUPPORTED, "an option that changes the template")
     for name, kind in _OPTION_TYPES:
-        if not isinstance(options.get(name), kind | None):
+        if not isinstance(options.get(name), kind):
             raise Unusable(Fate.SET_ASIDE, f"{name} of a wrong type")
     if not 0 <= (options.get("temperature") or 0) <= _MAX_TEMPERATURE:
         raise Unusable(Fate.SET_ASIDE, "a temperature that none is")
