@@ -73,35 +73,54 @@ def _said(answer: Json) -> str:
 
 
 def aged(fates: str) -> str:
-    """Statement: number the rows of some fates by age, the oldest first, as the temporary table `aged`."""
+    """Statement: number the rows of some fates by age, the oldest first, as the table `aged`."""
     return f"""
-    create or replace temp table aged as select ordinal, fate, {", ".join(BANDS)}, sketch0, sketch1,
+    create or replace table aged as select ordinal, fate, {", ".join(BANDS)}, sketch0, sketch1,
         row_number() over (order by time nulls last, key, ordinal) as age
     from rows where fate in ({fates}) and band0 is not null
     """  # noqa: S608 - built from constants
 
 
-def _led(leads: str) -> str:
-    """Query: rows of `aged` that are truly like the oldest row that leads one of their buckets, and its age."""
-    bands = ", ".join(f"min(age) filter ({leads}) over (partition by {band})" for band in BANDS)
+def _led(band: str, leads: str, follows: str, least: int) -> str:
+    """Query: rows of `aged` that are truly like the oldest row that leads their bucket of one band, and its age.
+
+    A statement a band, each of which can be done with little memory: an aggregate and a join, both of which spill.
+    """
     return f"""
-    select signed.ordinal, signed.fate, signed.age, min(leader.age) as shape from (
-        select * exclude (firsts), unnest(firsts) as first from (
-            select ordinal, fate, age, sketch0, sketch1, [{bands}] as firsts from aged
-        ) as windowed
-    ) as signed join aged as leader on leader.age = signed.first
-    where signed.age <> leader.age and
-        bit_count(xor(signed.sketch0, leader.sketch0)) + bit_count(xor(signed.sketch1, leader.sketch1)) <= {_MOST_BITS}
-    group by all
+    select ordinal, fate, age, first as shape from aged join (
+        select {band} as bucket, min(age) as first, arg_min(sketch0, age) as left0, arg_min(sketch1, age) as left1
+        from aged where {leads} group by all having count(*) >= {least}
+    ) on {band} = bucket
+    where {follows} and age <> first and
+        bit_count(xor(sketch0, left0)) + bit_count(xor(sketch1, left1)) <= {_MOST_BITS}
     """  # noqa: S608 - built from constants
 
 
-SHAPED = f"create or replace temp table shaped as {_led('true')}"
-"""Statement: rows of `aged` that are like an older one, and the age of that, as the temporary table `shaped`."""
-FOLLOWED = """
-update shaped set shape = older.shape from shaped as older where older.age = shaped.shape and older.shape < shaped.shape
+def _all_led(leads: str = "true", follows: str = "true", least: int = 2) -> list[str]:
+    """Statements: rows of `aged` that are like one that leads them, and the age of the oldest, as table `shaped`."""
+    return [
+        "create or replace table pairs (ordinal bigint, fate utinyint, age bigint, shape bigint)",
+        *(f"insert into pairs {_led(band, leads, follows, least)}" for band in BANDS),
+        "create or replace table shaped as select ordinal, fate, age, min(shape) as shape from pairs group by all",
+        "drop table pairs",
+    ]
+
+
+SHAPED = _all_led()
+"""Statements: rows of `aged` that are like an older one, and the age of that, as the table `shaped`."""
+LEADERS = """
+create or replace table leaders as select age, shape from shaped where age in (select distinct shape from shaped)
 """
-"""Statement: whoever is like a row is of the shape that that row is of; to be repeated until it changes nothing."""
+"""Statement: rows of `shaped` that others are like, as the table `leaders`: few."""
+FOLLOW = [
+    """
+    create or replace table followed as select ordinal, fate, shaped.age, coalesce(older.shape, shaped.shape) as shape
+    from shaped left join leaders as older on older.age = shaped.shape
+    """,  # an update would hold all rows that it changes in memory
+    "drop table shaped",
+    "alter table followed rename to shaped",
+]
+"""Statements: whoever is like one of `leaders` is of the shape that that one is of; until there are none."""
 
 
 def beyond(fate: int) -> str:
@@ -113,9 +132,10 @@ def beyond(fate: int) -> str:
     """  # noqa: S608 - built from constants
 
 
-def seen(train: int, holdout: int) -> str:
-    """Statement: mark held-out rows of `aged` that are like one to train on."""
-    return f"""
-    update rows set seen = true from ({_led(f"fate = {train}")}) as led
-    where rows.ordinal = led.ordinal and led.fate = {holdout}
-    """  # noqa: S608 - built from constants
+def seen(train: int, holdout: int) -> list[str]:
+    """Statements: mark held-out rows of `aged` that are like one to train on."""
+    return [
+        *_all_led(f"fate = {train}", f"fate = {holdout}", 1),
+        "update rows set seen = true from shaped where rows.ordinal = shaped.ordinal",
+        "drop table shaped",
+    ]

@@ -160,20 +160,21 @@ class Survey:
         conversations = self._number("select count(distinct conversation) from rows where fate = 0")
         self._db.execute(_HELD_OUT, {"count": held_out(conversations, holdout)})
         self._db.execute(alike.aged(f"{Fate.TRAIN:d}, {Fate.HOLDOUT:d}"))
-        self._db.execute(alike.seen(Fate.TRAIN, Fate.HOLDOUT))
+        self._all(alike.seen(Fate.TRAIN, Fate.HOLDOUT))
         self._db.execute("drop table aged")
 
     def _thin_out(self, near: NearDuplicates) -> None:
         """Count rows that are like older ones, and leave them out if that is wanted."""
         self._db.execute(alike.aged(f"{Fate.TRAIN:d}"))
-        self._db.execute(alike.SHAPED)
-        while self._number(alike.FOLLOWED):
-            pass
+        self._all(alike.SHAPED)
+        self._db.execute(alike.LEADERS)
+        while self._number("select count(*) from leaders"):
+            self._all([*alike.FOLLOW, alike.LEADERS])
         self._near_duplicates = self._number("select count(*) from shaped")
         most = near.max_per_shape or (1 if near.action == "Drop" else None)
         if most is not None:
             self._db.execute(alike.beyond(Fate.NEAR_DUPLICATE), {"most": most})
-        self._db.execute("drop table shaped")
+        self._all(["drop table shaped", "drop table leaders", "drop table aged"])
 
     def likeness(self) -> Likeness:
         """Return how often rows are like others."""
@@ -233,6 +234,10 @@ class Survey:
         for batch in self._db.sql(query).to_arrow_reader(1 << 16):
             out[batch.column(0).to_numpy()] = batch.column(1).to_numpy()
         return out.tobytes()
+
+    def _all(self, statements: Iterable[str]) -> None:
+        for statement in statements:
+            self._db.execute(statement)
 
     def _pairs(self, query: str) -> list[tuple[int, int]]:
         return [(int(first), int(second)) for first, second in self._db.execute(query).fetchall()]

@@ -41,7 +41,7 @@ def room(limit: int, processors: int, size: int, besides: int = 0) -> Room:
     `size`: stored bytes of what is read, of which every worker gets several chunks. `besides`: bytes that every process
     takes more than usual.
     """
-    tables = min(max(limit // 8, 96 * MIB), 128 * MIB)
+    tables = min(max(limit // 8, 96 * MIB), 192 * MIB)
     left = limit * _USED_PERCENT // 100 - _PARENT - besides - tables
     workers = max(1, min(processors, left // (_WORKER + besides)))
     chunk = min(limit // 1024, size // (workers * _CHUNKS), _CHUNK)
