@@ -28,7 +28,7 @@ PHASES = {
 """Marker expressions of pytest, in the order in which they run: the fastest to fail first."""
 APART = {
     "unit": ("tests/trainer",),
-    "control_plane": ("tests/integration/test_kills.py", "tests/integration"),
+    "control_plane": ("tests/integration/test_kills.py", "tests/integration/test_bad_days.py", "tests/integration"),
 }
 """What runs beside the other tests of a phase, each by itself: busy on one thread, or waiting for a cluster."""
 _NO_TESTS = 5
