@@ -14,7 +14,6 @@ from specop.api.endpoint import DraftedEndpoint
 from specop.api.engine import Engine
 from specop.api.jobs import (
     PROGRESS_PORT,
-    WORK_DIR,
     DatasetConfig,
     FetchConfig,
     InspectConfig,
@@ -32,7 +31,15 @@ from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
 from specop.common.hashing import digest, short
 from specop.common.names import ANNOTATION_GENERATION, ANNOTATION_INPUTS, LABEL_JOB, child_name, upload_prefix
 from specop.manifests import common
-from specop.manifests.engine import FETCH, VOLUMES, engine_container, engine_image, fetch_container, target_args
+from specop.manifests.engine import (
+    FETCH,
+    VOLUMES,
+    WORK_MOUNT,
+    engine_container,
+    engine_image,
+    fetch_container,
+    target_args,
+)
 from specop.manifests.runtime import Runtime, Runtimes
 from specop.manifests.storage import ResolvedStorage, ca_volumes, resolve_storage
 
@@ -346,7 +353,7 @@ def _job_pod(
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
         "resources": _resources(shape),
         "volumeMounts": [
-            {"name": "work", "mountPath": WORK_DIR},
+            WORK_MOUNT,
             *shared_mounts,
             *ca_mounts,
             *common.claim_mounts(runtime),

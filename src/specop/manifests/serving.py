@@ -15,6 +15,7 @@ from specop.common.hashing import digest, short
 from specop.common.names import ANNOTATION_INPUTS, LABEL_ARM, LABEL_KIND, LABEL_NAME, LABEL_ROLE, child_name
 from specop.manifests import common
 from specop.manifests.engine import (
+    ENGINE,
     ENGINE_PORT,
     PLUGIN_PATH,
     VOLUMES,
@@ -76,7 +77,7 @@ def live_images(live: Json) -> Images | None:
     pod = live.get("spec", {}).get("template", {}).get("spec", {})
     containers = [*(pod.get("initContainers") or []), *(pod.get("containers") or [])]
     by_name = {item.get("name"): item.get("image") for item in containers}
-    engine, companion = by_name.get("engine"), by_name.get("companion")
+    engine, companion = by_name.get(ENGINE), by_name.get("companion")
     return Images(engine, companion) if engine and companion else None
 
 
