@@ -322,6 +322,19 @@ def test_a_window_with_too_few_requests_is_frozen_anew_when_there_are_more() -> 
     assert status.resolved.windows[0].until == "2026-01-01T03:00:00Z"
 
 
+def test_a_window_does_not_wait_for_the_count_of_an_endpoint_that_is_gone() -> None:
+    found = world()
+    found.outcomes["agent-v1-dataset"] = TOO_FEW
+    enough = found.objects["DraftedEndpoint", "agent"]["status"]["capture"]["requests"]
+    found.objects["DraftedEndpoint", "agent"]["status"]["capture"]["requests"] = 10 * enough
+    found.settle()
+    assert conditions(found) == {"Succeeded": ("Unknown", "WaitingForRequests")}
+    found.outcomes["agent-v1-dataset"] = build.dataset_outcome()
+    found.objects["DraftedEndpoint", "agent"]["status"]["capture"]["requests"] = enough
+    found.settle()
+    assert conditions(found) == {"Succeeded": ("True", "Completed")}
+
+
 def test_a_window_that_cannot_grow_fails() -> None:
     found = world(sources=log_source(minRequests=200, until="2026-01-01T01:30:00Z"))
     found.outcomes["agent-v1-dataset"] = TOO_FEW

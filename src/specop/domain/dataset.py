@@ -131,7 +131,8 @@ def _too_few_requests(observed: DatasetObserved) -> Verdict | None:
                 f"waits until DraftedEndpoint {log.endpoint_ref.name} has shipped its requests up to the window's end",
             )
     wanted, shipped = observed.obj.status.retry_at_requests, _shipped(observed)
-    if wanted is not None and shipped < wanted:
+    # Fewer than when it began to wait: an endpoint was made anew, and its count says nothing about the old one's.
+    if wanted is not None and wanted - _retry_step(observed) <= shipped < wanted:
         return waiting(
             reasons.WAITING_FOR_REQUESTS,
             f"the window holds too few requests: looks again when {wanted} are shipped, {shipped} are now",
@@ -319,14 +320,18 @@ def _grows(observed: DatasetObserved) -> bool:
     return all(log.until is None for _, log in _logs(observed))
 
 
+def _retry_step(observed: DatasetObserved) -> int:
+    """How many more requests a window that held too few is looked at again for."""
+    return max(1, min(log.min_requests for _, log in _logs(observed)) // 10)
+
+
 def _wait_for_more(observed: DatasetObserved, view: jobs.JobView, now: datetime) -> Plan:
     """Give a window up that held too few, and wait: the endpoint counts since it was made, the Job in the window.
 
     How many are missing is the Job's knowledge, so it looks again every tenth of what is wanted.
     """
     assert view.job is not None
-    step = max(1, min(log.min_requests for _, log in _logs(observed)) // 10)
-    retry_at = _shipped(observed) + step
+    retry_at = _shipped(observed) + _retry_step(observed)
     waits = {"resolved": None, "job": None, "progress": None, "retry_at_requests": retry_at}
     verdict = waiting(
         reasons.WAITING_FOR_REQUESTS, f"{view.message} Looks again when {retry_at} requests are shipped in all."
