@@ -7,10 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from specop.api.dataset import SpeculatorDataset
 from specop.api.jobs import Outcome
-from specop.cli.lineage import Question
-from specop.cli.storage import lineage_rows
+from specop.cli.lineage import Artefact, Question
+from specop.cli.storage import read_made
 from specop.common.names import tenant_hash
 from specop.data.formats import Fate
 from specop.data.tokens import TargetText
@@ -185,13 +184,12 @@ def test_lineage_answers_by_object_tenant_and_time(world: World) -> None:
     rows = [{**capture(number), "tenant": "acme" if number < 3 else "other"} for number in range(10)]
     first, second = world.write("a.jsonl", rows[:6]), world.write("b.jsonl", rows[6:])
     facts = world.make()
-    status = {"resolved": {"output": world.output}, "result": facts.to_json()}
-    spec = {"target": {"uri": f"file://{world.target}"}, "sources": [{"name": "log", "objects": {"uri": first}}]}
-    dataset = SpeculatorDataset.model_validate({"metadata": {"name": "d"}, "spec": spec, "status": status})
+    dataset = Artefact("dataset", facts.digest, "d", facts.uri)
 
     def conversations(**question: str) -> dict[str, int]:
-        found = lineage_rows(dataset, Question(**question), None)
-        return {item.object: item.conversations for item in found}
+        made = read_made(dataset, Question(**question), None)
+        assert made
+        return {item.object: item.conversations for item in made.found}
 
     assert conversations() == {first: 6, second: 4}
     assert conversations(object=second) == {second: 4}

@@ -12,7 +12,7 @@ from specop.api import reasons
 from specop.api.dataset import DatasetFacts, SpeculatorDataset
 from specop.cli import lineage
 from specop.cli.loop import Loop
-from specop.cli.storage import lineage_rows
+from specop.cli.storage import read_made
 from specop.common.errors import UserError
 from specop.storage.blobs import put_file
 from specop.storage.local import LocalStore
@@ -227,15 +227,20 @@ def test_lineage_sees_through_to_the_objects_of_the_other(world: World) -> None:
     facts = world.make([before(made), new(world, [capture(70)])])
     reference = {"source": "before", "name": "a", "uid": "uid-a", "uri": made.uri, "digest": made.digest}
     loop = Loop("n", datasets=[stored(world, "a", made), stored(world, "b", facts, reference)])
-    rows = partial(lineage_rows, endpoint_url=None)
-    of_a, of_b = lineage.behind(loop, "dataset", "b", rows)["datasets"]
+    read = partial(read_made, endpoint_url=None)
+    of_a, of_b = lineage.behind(loop, "dataset", "b", read)["datasets"]
     assert [item["object"].rpartition("/")[2] for item in of_a["objects"]] == ["log.jsonl", "seeds.jsonl"]
     assert {item["source"] for item in of_b["objects"]} == {"before", "new"}
     question = lineage.Question(object=f"file://{world.folder}/in/seeds")
-    assert lineage.touched(loop, question, rows)["datasets"] == [
+    assert lineage.touched(loop, question, read)["datasets"] == [
         {"name": "a", "conversations": 2},
         {"name": "b", "conversations": 0, "through": ["a"]},
     ]
+    alone = Loop("n", datasets=[stored(world, "b", facts)])
+    (of_deleted,) = (item for item in lineage.behind(alone, "dataset", "b", read)["datasets"] if "deleted" in item)
+    assert of_deleted["objects"] == of_a["objects"]
+    (deleted,) = lineage.touched(alone, question, read)["deleted"]
+    assert (deleted["digest"], deleted["uri"]) == (made.digest, made.uri)
 
 
 def refused(world: World, *sources: Json) -> UserError:

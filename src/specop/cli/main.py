@@ -139,14 +139,14 @@ def _lineage(arguments: argparse.Namespace) -> None:
             "name an object, such as endpoint/NAME, or say which rows: --object, --tenant, --since", EXIT_USAGE
         )
     cluster = _cluster(arguments)
-    rows = partial(_storage().lineage_rows, endpoint_url=arguments.endpoint_url)
+    read = partial(_storage().read_made, endpoint_url=arguments.endpoint_url)
     if arguments.of is not None:
-        answer = lineage.behind(_loop(cluster), arguments.of[0], arguments.of[1], rows)
+        answer = lineage.behind(_loop(cluster), arguments.of[0], arguments.of[1], read)
         laid_out = lineage.behind_tables(answer)
     else:
         tenant = tenant_hash(arguments.tenant) if arguments.tenant else None
         question = lineage.Question(arguments.object, tenant, arguments.since, arguments.until)
-        answer = lineage.touched(_loop(cluster), question, rows)
+        answer = lineage.touched(_loop(cluster), question, read)
         laid_out = lineage.touched_tables(answer)
     if arguments.output == "json":
         _say(canonical_json(answer).decode())

@@ -5,6 +5,7 @@ It is not: imported by other commands, which do without `specop[data]` (boto3, p
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from specop.api.dataset import SpeculatorDataset
 from specop.api.jobs import StoreConfig
-from specop.api.shared import Storage
+from specop.api.shared import Json, Storage
 from specop.cli.errors import CliError
-from specop.cli.lineage import Found, Question
+from specop.cli.lineage import Artefact, Found, Kind, Made, Question
 from specop.common.errors import Retryable, UserError
 from specop.common.names import upload_prefix
-from specop.storage.blobs import blob_uri, read_manifest
+from specop.storage.base import NotFound
+from specop.storage.blobs import blob_uri, output_of, read_manifest
 from specop.storage.stores import open_store
 from specop.storage.uri import join
 
@@ -34,25 +35,34 @@ def store_config(storage: Storage | None, endpoint_url: str | None) -> StoreConf
     return StoreConfig(endpoint_url=url, region=region, ca_bundle=os.environ.get("AWS_CA_BUNDLE"))
 
 
-def lineage_rows(dataset: SpeculatorDataset, question: Question, endpoint_url: str | None) -> list[Found]:
-    """Sum the conversations of a dataset that are meant, by object. Raises CliError."""
-    result = dataset.status.result
-    resolved = dataset.status.resolved
-    if result is None or resolved is None:
-        return []
+def read_made(artefact: Artefact, question: Question, endpoint_url: str | None) -> Made | None:
+    """Read what a manifest says, and sum a dataset's conversations that are meant, by object. Raises CliError."""
     try:
-        store = open_store(result.uri, store_config(dataset.spec.storage, endpoint_url))
-        manifest = read_manifest(store, result.uri, result.digest)
+        store = open_store(artefact.uri, store_config(artefact.storage, endpoint_url))
+        manifest = read_manifest(store, artefact.uri, artefact.digest)
+        info, storage = manifest.info, artefact.storage
+        if artefact.kind == "drafter":
+            of = _artefacts("dataset", [info.get("dataset")], storage) + _artefacts(
+                "drafter", [info.get("parent")], storage
+            )
+            return Made(info.get("run", {}).get("name", artefact.name), of)
+        of = _artefacts("dataset", info.get("datasets", []), storage)
         if all(entry.name != _LINEAGE for entry in manifest.files):
-            return []
-        data = store.get(blob_uri(resolved.output, manifest.file(_LINEAGE).blob))
+            return Made(info.get("name", artefact.name), of)
+        data = store.get(blob_uri(output_of(artefact.uri), manifest.file(_LINEAGE).blob))
         table = pq.read_table(pa.BufferReader(data), columns=_COLUMNS)
+    except NotFound:
+        return None
     except (UserError, Retryable) as error:
-        raise CliError(f"dataset {dataset.metadata.name}: {error}") from error
-    return _summed(table, question)
+        raise CliError(f"{artefact.kind} {artefact.name or artefact.digest}: {error}") from error
+    return Made(info.get("name", artefact.name), of, _summed(table, question))
 
 
-def _summed(table: Any, question: Question) -> list[Found]:
+def _artefacts(kind: Kind, said: Sequence[Json | None], storage: Storage | None) -> tuple[Artefact, ...]:
+    return tuple(Artefact(kind, one["digest"], "", one["uri"], storage) for one in said if one)
+
+
+def _summed(table: Any, question: Question) -> tuple[Found, ...]:
     if question.object is not None:
         table = table.filter(pc.starts_with(table["object"], question.object))
     if question.tenant is not None:
@@ -63,12 +73,9 @@ def _summed(table: Any, question: Question) -> list[Found]:
         table = table.filter(pc.and_(pc.less(table["time"], question.until), pc.not_equal(table["time"], "")))
     groups = table.group_by(["source", "object", "etag"])
     found = groups.aggregate([("time", "count"), ("time", "min"), ("time", "max")]).to_pylist()
-    return sorted(
-        (
-            Found(one["source"], one["object"], one["etag"], one["time_count"], one["time_min"], one["time_max"])
-            for one in found
-        ),
-        key=lambda one: (one.source, one.object),
+    names = ("source", "object", "etag", "time_count", "time_min", "time_max")
+    return tuple(
+        Found(*(one[name] for name in names)) for one in sorted(found, key=lambda one: (one["source"], one["object"]))
     )
 
 

@@ -241,7 +241,13 @@ def _publish(made: Result, rows: str, folder: Path, store: Store) -> DatasetFact
         digest=digest,
         files=put_files(store, config.output, [*built.paths, folder / _REPORT, folder / _CARD]),
         contract={"target": made.target.to_json(), "maxLength": config.transform.max_length},
-        info={**facts, "uid": config.uid, "name": config.name, "namespace": config.namespace},
+        info={
+            **facts,
+            "uid": config.uid,
+            "name": config.name,
+            "namespace": config.namespace,
+            "datasets": [source.dataset.to_json() for source in config.sources if source.dataset],
+        },
     )
     uri = write_manifest(store, config.output, manifest)
     return DatasetFacts.model_validate({**facts, "digest": manifest.digest, "uri": uri, "target": made.target})

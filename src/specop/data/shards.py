@@ -14,7 +14,7 @@ from specop.common.errors import UserError
 from specop.data.columnar import column_names
 from specop.data.writer import ROWS
 from specop.storage.base import NotFound, ObjectInfo, Store
-from specop.storage.blobs import FileEntry, Manifest, blob_uri, read_manifest
+from specop.storage.blobs import FileEntry, Manifest, blob_uri, output_of, read_manifest
 
 _SPLITS = ("train-", "holdout-")
 _SAME = {"tokenizer": "tokenizerHash", "chat template": "chatTemplateHash"}
@@ -32,7 +32,7 @@ def find_shards(
     try:
         manifest = read_manifest(store, dataset.uri, dataset.digest)
         _check_tokens(source, manifest, target.to_json())
-        output = dataset.uri.rsplit("/", 3)[0]
+        output = output_of(dataset.uri)
         for entry in manifest.files:
             if entry.name.startswith(_SPLITS) and entry.name.endswith(".parquet"):
                 info = store.head(blob_uri(output, entry.blob))

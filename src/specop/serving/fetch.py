@@ -22,7 +22,7 @@ from specop.api.shared import Contract, TargetFacts, Weights
 from specop.common.errors import Conflict, UserError
 from specop.serving.transfer import Transfer
 from specop.storage.base import Store
-from specop.storage.blobs import blob_uri, hash_file, read_manifest
+from specop.storage.blobs import blob_uri, hash_file, output_of, read_manifest
 from specop.storage.job import Job, run_job
 from specop.storage.local import LocalStore
 from specop.storage.stores import open_store
@@ -68,7 +68,7 @@ def fetch_drafter(store: Store, drafter: Weights, contract: Contract | None, mod
         raise UserError(reasons.WEIGHTS_INVALID, f"The contract in {drafter.uri} cannot be read.") from error
     if contract is not None and made_with != contract:
         raise UserError(reasons.CONTRACT_MISMATCH, f"The contract in {drafter.uri} is not the one that was approved.")
-    output = drafter.uri.rsplit("/", 3)[0]
+    output = output_of(drafter.uri)
     folder = models / "drafter"
     wanted = [(store.head(blob_uri(output, entry.blob)), folder / entry.name) for entry in manifest.files]
     Transfer(store, models / ".fetch").download(wanted)

@@ -83,6 +83,11 @@ def blob_uri(output: str, blob: str) -> str:
     return join(output, "blobs", "sha256", blob.removeprefix("sha256:"))
 
 
+def output_of(manifest_uri: str) -> str:
+    """Return the folder that an artefact's blobs lie in, by its manifest's URI."""
+    return manifest_uri.rsplit("/", 3)[0]
+
+
 def put_file(store: Store, output: str, path: Path, name: str | None = None) -> FileEntry:
     """Store one file by its content, unless it is there already, and return its entry (named as the file is)."""
     entry = FileEntry(name=name or path.name, size=path.stat().st_size, blob=hash_file(path))
@@ -133,9 +138,8 @@ def read_manifest(store: Store, uri: str, expected_digest: str | None = None) ->
 def download_file(store: Store, manifest_uri: str, manifest: Manifest, name: str, folder: Path) -> Path:
     """Download one file of an artefact, verified, and return its path. Raises UserError where the bytes differ."""
     entry = manifest.file(name)
-    output = manifest_uri.rsplit("/", 3)[0]
     path = folder / entry.name
-    found = f"sha256:{download(store, blob_uri(output, entry.blob), path)}"
+    found = f"sha256:{download(store, blob_uri(output_of(manifest_uri), entry.blob), path)}"
     if found != entry.blob:
         path.unlink()
         raise UserError(
