@@ -12,6 +12,8 @@ import pytest
 from specop.api import reasons
 from specop.api.jobs import Outcome, TrainingFacts
 from specop.api.shared import Weights
+from specop.cli.lineage import Artefact, Question
+from specop.cli.storage import read_made
 from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from specop.serving.inspect import check_folder
 from specop.storage.blobs import download_files
@@ -104,7 +106,9 @@ def test_a_run_ends_in_a_published_drafter_that_serving_accepts(world: World, tm
     born = train(child, Job(child, tmp_path / "child"))
     assert born
     assert born.contract.draft_vocab_size == facts.contract.draft_vocab_size
-    assert world.manifest(_outcome(born)).info["parent"] == facts.drafter.to_json()
+    made = read_made(Artefact("drafter", born.drafter.digest, "", born.drafter.uri), Question(), None)
+    assert made
+    assert [one.digest for one in made.of] == [child.dataset.digest, facts.drafter.digest]
     assert born.summary.evaluation
     assert float(born.summary.evaluation.acceptance_length) > 0.9 * float(summary.evaluation.acceptance_length)
     other = world.config("u-other", max_steps=2, architecture="Eagle3", warm_start=facts.drafter)
