@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
@@ -40,7 +41,8 @@ def decide(lines: list[Line], sources: list[Share], holdout: Holdout) -> list[tu
         }
         for ordinal, line in enumerate(lines)
     ]
-    with tempfile.TemporaryDirectory() as folder, Survey(Path(folder)) as survey:
+    a_few = patch("specop.data.decide._SLICE", 7)
+    with tempfile.TemporaryDirectory() as folder, Survey(Path(folder)) as survey, a_few:
         survey.add(pa.RecordBatch.from_pylist(rows, SURVEYED))
         survey.decide(sources, holdout)
         fates, copies, *_ = survey.decisions()

@@ -124,18 +124,17 @@ FOLLOW = [
 
 
 def beyond(fate: int) -> str:
-    """Statement: give this fate to rows that are beyond the oldest `$most` of their shape."""
+    """Query: rows that are beyond the oldest `$most` of their shape, and this fate as their value."""
     return f"""
-    update rows set fate = {fate} from (
-        select ordinal from shaped qualify row_number() over (partition by shape order by age) >= $most
-    ) as later where rows.ordinal = later.ordinal
+    select ordinal, {fate} as value from shaped
+    qualify row_number() over (partition by shape order by age) >= $most
     """  # noqa: S608 - built from constants
 
 
-def seen(train: int, holdout: int) -> list[str]:
-    """Statements: mark held-out rows of `aged` that are like one to train on."""
-    return [
-        *_all_led(f"fate = {train}", f"fate = {holdout}", 1),
-        "update rows set seen = true from shaped where rows.ordinal = shaped.ordinal",
-        "drop table shaped",
-    ]
+def like_held(train: int, holdout: int) -> list[str]:
+    """Statements: held-out rows of `aged` that are like one to train on, as the table `shaped`."""
+    return _all_led(f"fate = {train}", f"fate = {holdout}", 1)
+
+
+SEEN = "select ordinal, true as value from shaped"
+"""Query: the rows of `shaped`, and that they are seen."""

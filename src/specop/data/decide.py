@@ -8,7 +8,7 @@ All decisions depend only on values of rows, never on the order of reading or on
 the same dataset. DuckDB works on disk under a memory limit; what leaves it is one byte a row.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -26,33 +26,33 @@ from specop.data.formats import Fate, from_microseconds
 
 _INSERT_ROWS = 16_384
 
+_SLICE = 1 << 19
+"""Rows that are changed at once: an update holds what it changes in memory until it is on disk."""
+
+# What changes a column of `rows`: queries of `ordinal` and `value`.
 _DUPLICATES = f"""
-update rows set fate = {Fate.DUPLICATE:d} from (
-    select ordinal from rows where fate = {Fate.TRAIN:d}
-    qualify row_number() over (partition by content order by time nulls last, key, ordinal) > 1
-) as later where rows.ordinal = later.ordinal
+select ordinal, {Fate.DUPLICATE:d} as value from rows where fate = {Fate.TRAIN:d}
+qualify row_number() over (partition by content order by time nulls last, key, ordinal) > 1
 """  # noqa: S608 - built from constants
 _OUTWEIGHED = f"""
-update rows set fate = {Fate.OUTWEIGHED:d} from (
+select ordinal, {Fate.OUTWEIGHED:d} as value from rows join (
     select source, conversation from (
         select source, conversation, min(key) as smallest from rows where fate = {Fate.TRAIN:d} group by all
     ) where source = $source qualify row_number() over (order by smallest) > $kept
-) as beyond where rows.source = beyond.source and rows.conversation = beyond.conversation and fate = {Fate.TRAIN:d}
+) using (source, conversation) where fate = {Fate.TRAIN:d}
 """  # noqa: S608 - built from constants
 _HELD_OUT = f"""
-update rows set fate = {Fate.HOLDOUT:d} from (
+select ordinal, {Fate.HOLDOUT:d} as value from rows join (
     select conversation from rows where fate = {Fate.TRAIN:d} group by conversation
     order by max(time) desc nulls last, min(key) limit $count
-) as newest where rows.conversation = newest.conversation and fate = {Fate.TRAIN:d}
+) using (conversation) where fate = {Fate.TRAIN:d}
 """  # noqa: S608 - built from constants
-
-
 _REPEATED = f"""
-update rows set copies = ranked.copies from (
+select ordinal, ranked.copies as value from rows join (
     select source, conversation, $base + (row_number() over (order by smallest) <= $extra)::utinyint as copies from (
         select source, conversation, min(key) as smallest from rows where fate = {Fate.TRAIN:d} group by all
     ) where source = $source
-) as ranked where rows.source = ranked.source and rows.conversation = ranked.conversation and fate = {Fate.TRAIN:d}
+) as ranked using (source, conversation) where fate = {Fate.TRAIN:d}
 """  # noqa: S608 - built from constants
 
 
@@ -141,7 +141,7 @@ class Survey:
     def decide(self, sources: list[Share], holdout: Holdout, near: NearDuplicates | None = None) -> None:
         """Remove duplicates, keep each source to its share, hold the newest conversations out."""
         self._rows.flush()
-        self._db.execute(_DUPLICATES)
+        self._change("fate", _DUPLICATES)
         self._thin_out(near or NearDuplicates())
         available = dict(self._pairs("select source, count(distinct conversation) from rows where fate = 0 group by 1"))
         for source, count in available.items():
@@ -155,13 +155,14 @@ class Survey:
                 self._keep(source, wanted)
             elif wanted > count:
                 base, extra = divmod(wanted, count)
-                self._db.execute(_REPEATED, {"source": source, "base": base, "extra": extra})
+                self._change("copies", _REPEATED, {"source": source, "base": base, "extra": extra})
                 self._repeated = True
         conversations = self._number("select count(distinct conversation) from rows where fate = 0")
-        self._db.execute(_HELD_OUT, {"count": held_out(conversations, holdout)})
+        self._change("fate", _HELD_OUT, {"count": held_out(conversations, holdout)})
         self._db.execute(alike.aged(f"{Fate.TRAIN:d}, {Fate.HOLDOUT:d}"))
-        self._all(alike.seen(Fate.TRAIN, Fate.HOLDOUT))
-        self._db.execute("drop table aged")
+        self._all(alike.like_held(Fate.TRAIN, Fate.HOLDOUT))
+        self._change("seen", alike.SEEN)
+        self._all(["drop table shaped", "drop table aged"])
 
     def _thin_out(self, near: NearDuplicates) -> None:
         """Count rows that are like older ones, and leave them out if that is wanted."""
@@ -173,7 +174,7 @@ class Survey:
         self._near_duplicates = self._number("select count(*) from shaped")
         most = near.max_per_shape or (1 if near.action == "Drop" else None)
         if most is not None:
-            self._db.execute(alike.beyond(Fate.NEAR_DUPLICATE), {"most": most})
+            self._change("fate", alike.beyond(Fate.NEAR_DUPLICATE), {"most": most})
         self._all(["drop table shaped", "drop table leaders", "drop table aged"])
 
     def likeness(self) -> Likeness:
@@ -226,7 +227,20 @@ class Survey:
 
     def _keep(self, source: int, count: int) -> None:
         """Keep so many conversations of a source: those with the smallest keys."""
-        self._db.execute(_OUTWEIGHED, {"source": source, "kept": count})
+        self._change("fate", _OUTWEIGHED, {"source": source, "kept": count})
+
+    def _change(self, column: str, found: str, given: Mapping[str, int] | None = None) -> None:
+        """Set a column of rows to what a query finds: `ordinal` and `value`."""
+        self._db.execute(f"create table changes as {found}", given)
+        for first in range(0, self._number("select max(ordinal) + 1 from changes"), _SLICE):
+            self._db.execute(f"""
+                update rows set {column} = value from (
+                    select * from changes where ordinal >= {first} and ordinal < {first + _SLICE}
+                ) as slice where rows.ordinal = slice.ordinal
+                    and rows.ordinal >= {first} and rows.ordinal < {first + _SLICE}
+            """)  # noqa: S608 - names and numbers of ours
+            self._db.execute("checkpoint")
+        self._db.execute("drop table changes")
 
     def _by_ordinal(self, column: str, otherwise: int) -> bytes:
         out = np.full(self._number("select max(ordinal) + 1 from rows"), otherwise, np.uint8)
