@@ -19,18 +19,25 @@ from local import binaries, cache, console, env
 
 TIMES = cache.REPOSITORY / "build" / "test" / "times.json"
 PROGRAMS = ("kube", "versitygw", "helm")
-PHASES = {
+MARKERS = {
     "unit": "not control_plane and not node and not engine and not gpu",
     "engine": "engine and not control_plane and not node and not gpu",
     "control_plane": "control_plane and not node and not gpu",
     "node": "node and not gpu",
 }
-"""Marker expressions of pytest, in the order in which they run: the fastest to fail first."""
-APART = {
-    "unit": ("tests/trainer",),
-    "control_plane": ("tests/integration/test_kills.py", "tests/integration/test_bad_days.py", "tests/integration"),
+"""Marker expressions of pytest."""
+PHASES: dict[str, tuple[tuple[str, str], ...]] = {
+    "unit": (("unit", "tests/trainer"),),
+    "control_plane": (
+        ("engine", "tests"),
+        ("control_plane", "tests/integration/test_kills.py"),
+        ("control_plane", "tests/integration/test_bad_days.py"),
+        ("control_plane", "tests/integration"),
+    ),
+    "node": (),
 }
-"""What runs beside the other tests of a phase, each by itself: busy on one thread, or waiting for a cluster."""
+"""What runs one after the other, the fastest to fail first; and tests that run beside the others of a phase, each by
+themselves: busy on one thread, or waiting for a cluster."""
 _NO_TESTS = 5
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Models of tests are so small that threads only wait for each other, the longer the busier the machine is."""
@@ -49,7 +56,7 @@ def main() -> int:
     except console.LocalError as error:
         console.say(f"error: {error}")
         return 1
-    for phase, markers in PHASES.items():
+    for phase in PHASES:
         if phase == "node" and os.geteuid() != 0:
             console.say("SKIPPED node: needs root")
             if os.environ.get("CI") == "true":
@@ -57,7 +64,7 @@ def main() -> int:
             continue
         console.say(f"--- {phase}")
         with _timed(seconds, phase):
-            passed = _phase(interpreter, phase, markers)
+            passed = _phase(interpreter, phase)
         if not passed:
             failed.append(phase)
     _write("cold" if cold else "warm", seconds)
@@ -72,24 +79,24 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = round(time.monotonic() - started, 1)
 
 
-def _phase(interpreter: Path, phase: str, markers: str) -> bool:
-    """Run one kind of tests; what runs beside is shown when it has ended."""
+def _phase(interpreter: Path, phase: str) -> bool:
+    """Run the tests of a phase; what runs beside is shown when it has ended."""
     with contextlib.ExitStack() as files:
         beside, apart = [], list[str]()
-        for path in APART.get(phase, ()):
+        for kind, path in PHASES[phase]:
             output = files.enter_context(tempfile.TemporaryFile("w+"))
-            beside.append((path, output, _pytest(interpreter, markers, path, *apart, output=output)))
-            apart.append(f"--ignore={path}")
-        passed = _ended_well(_pytest(interpreter, markers, *apart))
-        for path, output, tests in beside:
+            beside.append((f"{kind}: {path}", output, _pytest(interpreter, kind, path, *apart, output=output)))
+            apart += [f"--ignore={path}"] if kind == phase else []
+        passed = _ended_well(_pytest(interpreter, phase, *apart))
+        for name, output, tests in beside:
             passed = _ended_well(tests) and passed
             output.seek(0)
-            console.say(f"--- {phase}: {path}\n{output.read().rstrip()}")
+            console.say(f"--- {name}\n{output.read().rstrip()}")
     return passed
 
 
-def _pytest(interpreter: Path, markers: str, *options: str, output: IO[str] | None = None) -> "subprocess.Popen[bytes]":
-    command = [interpreter, "-m", "pytest", "-q", "-m", markers, *options]
+def _pytest(interpreter: Path, kind: str, *options: str, output: IO[str] | None = None) -> "subprocess.Popen[bytes]":
+    command = [interpreter, "-m", "pytest", "-q", "-m", MARKERS[kind], *options]
     paths = os.pathsep.join([str(cache.REPOSITORY / "src"), str(cache.REPOSITORY)])
     variables = {**_ONE_THREAD, **os.environ, "PYTHONPATH": paths}
     return subprocess.Popen(command, cwd=cache.REPOSITORY, env=variables, stdout=output, stderr=output)
