@@ -11,7 +11,7 @@ manifest that tells: what their object claims counts.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from specop.api.dataset import SpeculatorDataset
@@ -89,7 +89,7 @@ def behind(loop: Loop, kind: str, name: str, read: Read) -> Json:
     graph = _Graph(loop, starts, read, Question())
     below = graph.below(starts)
     datasets: list[Json] = [
-        {**graph.named(one), "objects": [_object(item) for item in made.found]}
+        {**graph.named(one), "objects": [asdict(item) for item in made.found]}
         for one in below
         if one.kind == "dataset" and (made := graph.made[one.key])
     ]
@@ -300,11 +300,6 @@ def _holding(graph: _Graph, name: str, starts: Iterable[Artefact], holding: Iter
     through = sorted(graph.named(one)["name"] for one in holding if one.key not in own)
     found: Json = {"name": name, "conversations": sum(graph.conversations(one) for one in starts)}
     return {**found, "through": through} if through else found
-
-
-def _object(item: Found) -> Json:
-    names = ("source", "object", "etag", "conversations", "oldest", "newest")
-    return {name: getattr(item, name) for name in names}
 
 
 def _how(dataset: Json) -> str:
