@@ -166,7 +166,9 @@ def main() -> None:
     """Run what is asked for and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="10^4 rows only: some minutes")
-    parser.add_argument("--gigabytes", type=int, help="also: so much input under 2 GB of memory (root, half an hour)")
+    parser.add_argument(
+        "--gigabytes", type=int, help="also: so much input under 2 GB of memory (root; 7 minutes a gigabyte)"
+    )
     options = parser.parse_args()
     bench = Bench(cache.folder("bench-data"))
     sizes = (10_000,) if options.quick else (10_000, 100_000)

@@ -1,12 +1,14 @@
 """A limit on the memory of a process and all its children, by a cgroup of its own (either version; needs root)."""
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_END_SECONDS = 30
 
 
 class NoCgroups(Exception):
@@ -38,7 +40,19 @@ def limited(limit: int) -> Iterator[tuple[Callable[[], None], Path]]:
     try:
         yield enter, folder
     finally:
-        folder.rmdir()
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a cgroup; helpers of the process that entered it may end a moment after it."""
+    deadline = time.monotonic() + _END_SECONDS
+    while folder.is_dir():
+        try:
+            folder.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def was_killed(folder: Path) -> bool:
