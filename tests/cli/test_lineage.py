@@ -244,6 +244,15 @@ def test_what_a_dataset_was_made_of_is_named_with_its_objects(of: tuple[str, str
     assert [item["object"] for item in answer["datasets"][1]["objects"]] == [A1, SEEDS]
 
 
+def test_where_a_manifest_names_no_datasets_the_object_does() -> None:
+    made = chain()
+    key = artefact("dataset", "agent-v2").key
+    made.made[key] = replace(made.made[key], of=())
+    answer = lineage.behind(made.loop, "endpoint", "agent", made.read)
+    assert [item["name"] for item in answer["datasets"]] == ["agent-v0", "agent-v1", "agent-v2", "agent-v3"]
+    assert [row[1] for row in lineage.behind_tables(answer)[1].rows][-1] == "-", "finished, with no rows of its own"
+
+
 def test_what_is_in_a_dataset_is_in_all_that_are_made_of_it() -> None:
     made = chain()
     answer = lineage.touched(made.loop, Question(object=SEEDS), made.read)

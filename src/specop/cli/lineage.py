@@ -6,12 +6,12 @@
 It walks artefacts by their manifests, which outlive the objects that named them: what is in a dataset whose object was
 deleted is in all that was made of it. A drafter holds what it was trained on and, by warm start, what its ancestors
 were; a dataset that is made of another holds all of it, though some of its rows may have been left out: who has to
-delete needs no less. What is not in storage any more is said to be missing, never guessed. Imported weights have no
-manifest that tells: what their object claims counts.
+delete needs no less. What is not in storage any more is said to be missing, never guessed. Where a manifest does not
+tell, as of imported weights, what their object says counts.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from specop.api.dataset import SpeculatorDataset
@@ -137,7 +137,8 @@ def behind_tables(answer: Json) -> list[Table]:
     for dataset in answer["datasets"]:
         name = f"{dataset['name']} (deleted)" if dataset.get("deleted") else dataset["name"]
         if not dataset["objects"]:
-            lines.append((name, "not finished", NOTHING, NOTHING, NOTHING, NOTHING))
+            why = NOTHING if "digest" in dataset else "not finished"
+            lines.append((name, why, NOTHING, NOTHING, NOTHING, NOTHING))
         for item in dataset["objects"]:
             cells = (item["source"], str(item["conversations"]), item["oldest"], item["newest"], item["object"])
             lines.append((name, *cells))
@@ -185,9 +186,12 @@ class _Graph:
                 ahead += made.of if made else ()
 
     def _or_claimed(self, one: Artefact, made: Made | None) -> Made | None:
-        """Where a manifest of weights tells nothing, take the word of the object that names them."""
-        if one.kind == "dataset" or (made and made.of):
+        """Where a manifest tells nothing, take the word of the object that names it; a dataset's rows no object has."""
+        if made and made.of:
             return made
+        if one.kind == "dataset":
+            dataset = next((item for item in self._loop.datasets if one.key in _keys(_of_dataset(item))), None)
+            return replace(made, of=_reused(dataset)) if made and dataset else made
         drafter = next((item for item in self._loop.drafters if _of_drafter(item).key == one.key), None)
         return Made(one.name, tuple(_claims(self._loop, drafter))) if drafter else made
 
@@ -277,6 +281,17 @@ def _of_drafter(drafter: Drafter) -> Artefact:
     return Artefact("drafter", digest or "", drafter.metadata.name, manifest, drafter.spec.storage)
 
 
+def _keys(artefacts: Iterable[Artefact]) -> set[tuple[str, str]]:
+    return {one.key for one in artefacts}
+
+
+def _reused(dataset: SpeculatorDataset) -> tuple[Artefact, ...]:
+    """Return the datasets that one is made of, as they were frozen."""
+    resolved, storage = dataset.status.resolved, dataset.spec.storage
+    found = resolved.datasets if resolved else ()
+    return tuple(Artefact("dataset", one.digest, one.name, one.uri, storage) for one in found)
+
+
 def _claims(loop: Loop, drafter: Drafter) -> Iterator[Artefact]:
     """Yield what a drafter's object says that it was made of; what has no living object is known only by name."""
     lineage = drafter.spec.lineage
@@ -296,7 +311,7 @@ def _living(loop: Loop) -> list[Artefact]:
 
 
 def _holding(graph: _Graph, name: str, starts: Iterable[Artefact], holding: Iterable[Artefact]) -> Json:
-    own = [one.key for one in starts]
+    own = _keys(starts)
     through = sorted(graph.named(one)["name"] for one in holding if one.key not in own)
     found: Json = {"name": name, "conversations": sum(graph.conversations(one) for one in starts)}
     return {**found, "through": through} if through else found
