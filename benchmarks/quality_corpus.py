@@ -85,7 +85,7 @@ def _answered(target: Path, wanted: Mapping[str, tuple[Sequence[dict[str, Any]],
     from vllm import LLM, SamplingParams  # noqa: PLC0415 - takes a while
     from vllm.sampling_params import StructuredOutputsParams  # noqa: PLC0415
 
-    engine = LLM(model=str(target), enforce_eager=True, max_model_len=2048, max_num_seqs=32)
+    engine = LLM(model=str(target), enforce_eager=True, max_model_len=2048, max_num_seqs=32, gpu_memory_utilization=0.5)
     found: dict[str, Rows] = {}
     for name, (requests, temperature) in wanted.items():
         schemas = [request.get("response_format", {}).get("json_schema", {}).get("schema") for request in requests]

@@ -26,6 +26,7 @@ def main() -> None:
         enforce_eager=True,
         max_model_len=2048,
         max_num_seqs=8,
+        gpu_memory_utilization=0.5,
         disable_log_stats=False,
         speculative_config={"method": "eagle3", "model": drafter, "num_speculative_tokens": int(tokens)},
     )
