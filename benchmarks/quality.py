@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks import peer
-from benchmarks.quality_corpus import corpora
+from benchmarks.quality_corpus import Corpus, corpora
 from benchmarks.quality_judge import CONFIDENCE, Judge, accepted_length, bootstrap
 from benchmarks.quality_plan import SIZES, Arm, Comparison
 from specop.api.jobs import CONFIG_ENV, Outcome, TrainingConfig
@@ -46,7 +46,7 @@ from specop.trainer.vocabulary import draft_vocabulary
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "bench"
-TRIAL_STEPS = 12
+TRIAL_STEPS = 36
 ENGINE = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 Json = dict[str, Any]
 
@@ -78,10 +78,12 @@ class Bench:
         if not file.exists():
             steps = self._steps(arm)
             print(f"{arm.name}, learning rate {rate}, seed {seed}: {steps} steps", flush=True)
-            made = (self._peer if arm.peer else self._ours)(arm, self.knobs(arm, rate, seed, steps))
+            knobs = self.knobs(arm, rate, seed, steps)
+            made = self._train(arm, knobs, self.corpora[arm.corpus])
             file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(self.folder / "work" / "drafter", file.with_suffix(""), dirs_exist_ok=True)
-            file.write_text(json.dumps({"arm": asdict(arm), "rate": rate, "seed": seed, "steps": steps, **made}))
+            shutil.copytree(self.drafter, file.with_suffix(""), dirs_exist_ok=True)
+            said = {"arm": asdict(arm), "rate": rate, "seed": seed, "steps": steps, **made, **self._judged(arm, knobs)}
+            file.write_text(json.dumps(said))
         found: Json = json.loads(file.read_text())
         return found
 
@@ -97,13 +99,13 @@ class Bench:
         return max(12, round(self.size.seconds * self.speed(arm)))
 
     def speed(self, arm: Arm) -> float:
-        """Return optimiser steps per second: the faster of two short runs, what else the machine did left out."""
+        """Return optimiser steps per second: of the faster of two short runs over few rows, states made before."""
         file = self.folder / "speeds.json"
         known: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
         if arm.name not in known:
             knobs = self.knobs(arm, self.size.rates[0], 0, TRIAL_STEPS)
-            trials = [(self._peer if arm.peer else self._ours)(arm, knobs) for _ in range(2)]
-            known[arm.name] = TRIAL_STEPS / min(trial["seconds"] for trial in trials)
+            trials = [self._train(arm, knobs, self.corpora[f"{arm.corpus}-few"])["seconds"] for _ in range(2)]
+            known[arm.name] = TRIAL_STEPS / min(trials)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(known))
         return known[arm.name]
@@ -120,12 +122,22 @@ class Bench:
     def _arm(self, name: str) -> Arm:
         return next(arm for arm in self.size.arms if arm.name == name)
 
-    def _ours(self, arm: Arm, knobs: Hyperparameters) -> Json:
-        """Run a training Job's process, and judge what it published."""
-        corpus, run = self.corpora[arm.corpus], self.folder / "work" / "ours"
+    @property
+    def drafter(self) -> Path:
+        """Where training leaves what it made."""
+        return self.folder / "work" / "drafter"
+
+    def _train(self, arm: Arm, knobs: Hyperparameters, corpus: Corpus) -> Json:
+        """Train into the drafter's folder; seconds and tokens that it took."""
+        shutil.rmtree(self.drafter, ignore_errors=True)
+        return (self._peer if arm.peer else self._ours)(knobs, corpus)
+
+    def _ours(self, knobs: Hyperparameters, corpus: Corpus) -> Json:
+        """Run a training Job's process."""
+        run = self.folder / "work" / "ours"
         shutil.rmtree(run, ignore_errors=True)
         run.mkdir(parents=True)
-        shared = self.folder / "work" / f"states-{arm.corpus}"
+        shared = self.folder / "work" / f"states-{corpus.folder.name}"
         shared.mkdir(exist_ok=True)
         (run / "states").symlink_to(shared)  # the teacher's states are the same for all runs
         config = TrainingConfig(
@@ -146,19 +158,14 @@ class Bench:
         facts = Outcome.model_validate_json(log.read_text()).training
         assert facts
         manifest = read_manifest(LocalStore(), facts.drafter.uri, facts.drafter.digest)
-        drafter = self.folder / "work" / "drafter"
-        shutil.rmtree(drafter, ignore_errors=True)
-        download_files(LocalStore(), facts.drafter.uri, manifest, drafter)
-        teacher = self.judge(arm.judged_on).teacher
-        wanted = teacher.drafter_config(knobs.architecture, 0)
-        model, vocabulary_D = read_drafter(drafter, teacher.embedding_VH.float(), wanted)
+        download_files(LocalStore(), facts.drafter.uri, manifest, self.drafter)
         point = manifest.info["curve"][-1]
-        return self._judged(arm, knobs, model, vocabulary_D) | {"seconds": point["seconds"], "tokens": point["tokens"]}
+        return {"seconds": point["seconds"], "tokens": point["tokens"]}
 
-    def _peer(self, arm: Arm, knobs: Hyperparameters) -> Json:
+    def _peer(self, knobs: Hyperparameters, corpus: Corpus) -> Json:
         """Run the peer on the same packs, states and first weights."""
-        teacher, numbers = self.judge(arm.judged_on).teacher, recipe(knobs)
-        corpus, run = self.corpora[arm.corpus], self.folder / "work" / "peer"
+        teacher, numbers = self.judge("own").teacher, recipe(knobs)
+        run = self.folder / "work" / "peer"
         rows = read_rows([corpus.train], numbers.max_length, teacher.config.vocab_size)
         vocabulary_D = draft_vocabulary(rows, numbers.draft_vocab_size, teacher.config.vocab_size)
         model = Eagle3(teacher.drafter_config(numbers.architecture, len(vocabulary_D)), teacher.embedding_VH.float())
@@ -169,12 +176,14 @@ class Bench:
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
-        drafter, verifier = self.folder / "work" / "drafter", {"name_or_path": str(corpus.target), "architectures": []}
-        weights, steps = load_file(run / "trained.safetensors"), numbers.decoding_heads
-        write_drafter(drafter, model.config, weights, vocabulary_D, steps=steps, verifier=verifier)
-        model, _ = read_drafter(drafter, teacher.embedding_VH.float(), model.config)
+        weights, verifier = (
+            load_file(run / "trained.safetensors"),
+            {"name_or_path": str(corpus.target), "architectures": []},
+        )
+        steps = numbers.decoding_heads
+        write_drafter(self.drafter, model.config, weights, vocabulary_D, steps=steps, verifier=verifier)
         answer: Json = json.loads(done.stdout.splitlines()[-1])
-        return self._judged(arm, knobs, model, vocabulary_D) | answer
+        return answer
 
     @staticmethod
     def _workload(  # noqa: PLR0917 - all of one run
@@ -219,13 +228,14 @@ class Bench:
         }
         (run / "workload.json").write_text(json.dumps(said))
 
-    def _judged(self, arm: Arm, knobs: Hyperparameters, model: Eagle3, vocabulary_D: Tensor) -> Json:
-        """Judge on the test part, and on the validation part, by which learning rates are chosen."""
-        numbers = recipe(knobs)
-        validation = self._validation(arm.corpus)
+    def _judged(self, arm: Arm, knobs: Hyperparameters) -> Json:
+        """Judge what was trained: on the test part, and on the validation part, by which learning rates are chosen."""
+        numbers, judge = recipe(knobs), self.judge(arm.judged_on)
+        wanted = judge.teacher.drafter_config(numbers.architecture, 0)
+        model, vocabulary_D = read_drafter(self.drafter, judge.teacher.embedding_VH.float(), wanted)
         return {
-            "test": self.judge(arm.judged_on).counts(model, vocabulary_D, numbers),
-            "validation": validation.counts(model, vocabulary_D, numbers),
+            "test": judge.counts(model, vocabulary_D, numbers),
+            "validation": self._validation(arm.corpus).counts(model, vocabulary_D, numbers),
         }
 
     def _validation(self, corpus: str) -> Judge:
