@@ -9,18 +9,24 @@ It is not: a figure of a large target. Teacher states are made before both sides
 
 Two rows are confirmed by what a real engine accepts (`quality_served`).
 
+How many steps fit the time is found first, one arm after the other with all threads and nothing beside it; the runs
+then have that many steps, and go side by side with one thread each, which takes a third less time for all of them.
+
 Resumable: each run is a JSON file under build/bench/quality/<size>/runs, and one that is there is not made again.
 `--size tiny` takes minutes and shows only that all of this works.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +52,19 @@ from specop.trainer.vocabulary import draft_vocabulary
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "bench"
+CORES = len(os.sched_getaffinity(0))
 TRIAL_STEPS = 36
 ENGINE = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 Json = dict[str, Any]
 
 
 class Bench:
-    """All runs of a size."""
+    """All runs of a size. `work`: a folder's name, for what only one process writes; `threads`: those of a run."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, work: str = "alone", threads: int = CORES) -> None:
         self.size = SIZES[name]
         self.folder = OUT / "quality" / name
+        self.work, self.threads = self.folder / "work" / work, threads
         self.corpora = corpora(name, self.folder / "corpora")
         self._judges: dict[str, Judge] = {}
 
@@ -94,7 +102,7 @@ class Bench:
     def _steps(self, arm: Arm) -> int:
         """Optimiser steps that fit the budget: of time, by a short run's speed; or of another arm's tokens."""
         if arm.tokens_of is not None:
-            steps: int = self.best(self._arm(arm.tokens_of))[0]["steps"]
+            steps: int = self.best(self.arm(arm.tokens_of))[0]["steps"]
             return max(2, steps)
         return max(12, round(self.size.seconds * self.speed(arm)))
 
@@ -113,32 +121,38 @@ class Bench:
     def best(self, arm: Arm) -> list[Json]:
         """Choose the learning rate on the validation part with the first seed, and make the other seeds' runs."""
         if arm.tokens_of is not None:
-            rate = self.best(replace(self._arm("ours"), knobs=arm.knobs))[0]["rate"]
+            rate = self.best(replace(self.arm("ours"), knobs=arm.knobs))[0]["rate"]
         else:
             first = [self.run(arm, rate, 0) for rate in self.size.rates]
             rate = max(first, key=lambda run: accepted_length(run["validation"]))["rate"]
         return [self.run(arm, rate, seed) for seed in range(self.size.seeds)]
 
-    def _arm(self, name: str) -> Arm:
+    def arm(self, name: str) -> Arm:
+        """Return an arm by its name."""
         return next(arm for arm in self.size.arms if arm.name == name)
 
     @property
     def drafter(self) -> Path:
         """Where training leaves what it made."""
-        return self.folder / "work" / "drafter"
+        return self.work / "drafter"
 
     def _train(self, arm: Arm, knobs: Hyperparameters, corpus: Corpus) -> Json:
         """Train into the drafter's folder; seconds and tokens that it took."""
         shutil.rmtree(self.drafter, ignore_errors=True)
         return (self._peer if arm.peer else self._ours)(knobs, corpus)
 
+    def _timed(self, name: str) -> Arm:
+        """Return the arm whose speed an arm has."""
+        arm = self.arm(name)
+        return self.arm("ours") if arm.tokens_of else arm
+
     def _ours(self, knobs: Hyperparameters, corpus: Corpus) -> Json:
         """Run a training Job's process."""
-        run = self.folder / "work" / "ours"
+        run = self.work / "ours"
         shutil.rmtree(run, ignore_errors=True)
         run.mkdir(parents=True)
         shared = self.folder / "work" / f"states-{corpus.folder.name}"
-        shared.mkdir(exist_ok=True)
+        shared.mkdir(parents=True, exist_ok=True)
         (run / "states").symlink_to(shared)  # the teacher's states are the same for all runs
         config = TrainingConfig(
             uid="bench",
@@ -149,7 +163,7 @@ class Bench:
             dataset=corpus.dataset,
             hyperparameters=knobs,
         )
-        environment = {CONFIG_ENV: json.dumps(config.to_json()), "OMP_NUM_THREADS": str(self.size.threads)}
+        environment = {CONFIG_ENV: json.dumps(config.to_json()), "OMP_NUM_THREADS": str(self.threads)}
         log = run / "termination.json"
         command = [sys.executable, "-m", "specop.trainer", "--port=0", f"--work={run}", f"--termination-log={log}"]
         done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
@@ -165,14 +179,14 @@ class Bench:
     def _peer(self, knobs: Hyperparameters, corpus: Corpus) -> Json:
         """Run the peer on the same packs, states and first weights."""
         teacher, numbers = self.judge("own").teacher, recipe(knobs)
-        run = self.folder / "work" / "peer"
+        run = self.work / "peer"
         rows = read_rows([corpus.train], numbers.max_length, teacher.config.vocab_size)
         vocabulary_D = draft_vocabulary(rows, numbers.draft_vocab_size, teacher.config.vocab_size)
         model = Eagle3(teacher.drafter_config(numbers.architecture, len(vocabulary_D)), teacher.embedding_VH.float())
         model.initialise(teacher.head_VH[vocabulary_D].float(), numbers.seed)
-        self._workload(run, rows, numbers, model, teacher, vocabulary_D)
+        self._workload(run, corpus, rows, numbers, model, vocabulary_D)
         script = Path(__file__).with_name("quality_peer.py")
-        command = [peer.binary(), "-P", script, run, run / "trained.safetensors", f"--threads={self.size.threads}"]
+        command = [peer.binary(), "-P", script, run, run / "trained.safetensors", f"--threads={self.threads}"]
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
@@ -185,33 +199,23 @@ class Bench:
         answer: Json = json.loads(done.stdout.splitlines()[-1])
         return answer
 
-    @staticmethod
     def _workload(  # noqa: PLR0917 - all of one run
-        run: Path, rows: Sequence[Row], numbers: Recipe, model: Eagle3, teacher: Teacher, vocabulary_D: Tensor
+        self, run: Path, corpus: Corpus, rows: Sequence[Row], numbers: Recipe, model: Eagle3, vocabulary_D: Tensor
     ) -> None:
         """Write what `train_peer` reads. It norms final states itself, so the norm's weight goes into its head."""
         shutil.rmtree(run, ignore_errors=True)
-        (run / "states").mkdir(parents=True)
-        norm = teacher.model.base_model.norm
-        kept: list[Tensor] = []
-        hook = norm.register_forward_pre_hook(lambda _module, given: kept.append(given[0]))
+        run.mkdir(parents=True)
+        teacher = self.judge("own").teacher
+        (run / "states").symlink_to(self._peer_states(corpus, rows, teacher))
         told = []
-        with torch.no_grad():
-            for number, row in enumerate(rows):
-                kept.clear()
-                ids = torch.tensor([row.ids[: row.length + 1]])
-                out = teacher.model.base_model(input_ids=ids, use_cache=False, output_hidden_states=True)
-                layers = [*(out.hidden_states[layer][0] for layer in teacher.layers), kept[0][0]]
-                states = torch.stack(layers, dim=1).bfloat16()
-                save_file({"hidden_states": states, "token_ids": ids[0]}, run / "states" / f"hs_{number}.safetensors")
-                taught = torch.zeros(row.length + 1, dtype=torch.int)
-                for start, end in row.anchors:
-                    taught[start + 1 : end + 1] = 1
-                told.append({"taught": taught.tolist()})
-        hook.remove()
+        for row in rows:
+            taught = torch.zeros(row.length + 1, dtype=torch.int)
+            for start, end in row.anchors:
+                taught[start + 1 : end + 1] = 1
+            told.append({"taught": taught.tolist()})
         plan = Plan([row.length for row in rows], "bench", numbers)
         packs = [members for step in range(plan.total) for members in plan.batch(step)]
-        head_DH = teacher.head_VH[vocabulary_D].float() * norm.weight.float()
+        head_DH = teacher.head_VH[vocabulary_D].float() * teacher.model.base_model.norm.weight.float()
         weights = {f"drafter.{name}": tensor for name, tensor in model.state_dict().items()}
         save_file({**weights, "embedding": teacher.embedding_VH.clone(), "head": head_DH}, run / "weights.safetensors")
         said = {
@@ -227,6 +231,27 @@ class Bench:
             "rows": told,
         }
         (run / "workload.json").write_text(json.dumps(said))
+
+    def _peer_states(self, corpus: Corpus, rows: Sequence[Row], teacher: Teacher) -> Path:
+        """Make the states of these rows in the peer's format, which all runs share."""
+        folder = self.folder / "work" / f"peer-states-{corpus.folder.name}"
+        if folder.exists():
+            return folder
+        part = self.work / "states"
+        part.mkdir(parents=True, exist_ok=True)
+        kept: list[Tensor] = []
+        hook = teacher.model.base_model.norm.register_forward_pre_hook(lambda _module, given: kept.append(given[0]))
+        with torch.no_grad():
+            for number, row in enumerate(rows):
+                kept.clear()
+                ids = torch.tensor([row.ids[: row.length + 1]])
+                out = teacher.model.base_model(input_ids=ids, use_cache=False, output_hidden_states=True)
+                layers = [*(out.hidden_states[layer][0] for layer in teacher.layers), kept[0][0]]
+                states = torch.stack(layers, dim=1).bfloat16()
+                save_file({"hidden_states": states, "token_ids": ids[0]}, part / f"hs_{number}.safetensors")
+        hook.remove()
+        part.rename(folder)
+        return folder
 
     def _judged(self, arm: Arm, knobs: Hyperparameters) -> Json:
         """Judge what was trained: on the test part, and on the validation part, by which learning rates are chosen."""
@@ -247,7 +272,7 @@ class Bench:
 
     def served(self, name: str) -> float:
         """Return accepted tokens per draft as an engine counts them, of an arm's first seed."""
-        arm = self._arm(name)
+        arm = self.arm(name)
         run = self.best(arm)[0]
         file = self._file(arm, run["rate"], 0).with_suffix(".served.json")
         if not file.exists():
@@ -263,7 +288,7 @@ class Bench:
 
     def compare(self, row: Comparison) -> Json:
         """Compare two arms: means over seeds, an interval over requests."""
-        arms = [self.best(self._arm(name)) for name in (row.arm, row.than)]
+        arms = [self.best(self.arm(name)) for name in (row.arm, row.than)]
         served = [self.served(name) for name in (row.arm, row.than)] if row.name in self.size.served else None
         ratio, low, high = bootstrap(*([run["test"] for run in runs] for runs in arms))
         return {
@@ -276,8 +301,9 @@ class Bench:
                     "arm": name,
                     "learning_rate": runs[0]["rate"],
                     "acceptance_length": [round(1 + accepted_length(run["test"]), 4) for run in runs],
-                    "seconds": [round(run["seconds"], 1) for run in runs],
+                    "steps": runs[0]["steps"],
                     "tokens": [run["tokens"] for run in runs],
+                    "seconds_alone": round(runs[0]["steps"] / self.speed(self._timed(name)), 1),
                 }
                 for name, runs in zip((row.arm, row.than), arms, strict=True)
             ],
@@ -288,6 +314,13 @@ def _served(found: list[float] | None) -> Json:
     if found is None:
         return {}
     return {"served": [round(value, 4) for value in found], "served_ratio": round(found[0] / found[1], 4)}
+
+
+def make(size: str, name: str) -> None:
+    """Make the runs of an arm, in a process of its own, with one thread."""
+    torch.set_num_threads(1)
+    bench = Bench(size, name.replace(" ", "-"), threads=1)
+    bench.best(bench.arm(name))
 
 
 def main() -> None:
@@ -301,6 +334,10 @@ def main() -> None:
     for arm in bench.size.arms:  # one after the other, so that no arm has a busier machine than the next
         if arm.tokens_of is None:
             print(f"{arm.name}: {bench.speed(arm):.2f} steps/s", flush=True)
+    with ProcessPoolExecutor(CORES, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for after in (False, True):
+            names = [arm.name for arm in bench.size.arms if bool(arm.tokens_of) is after]
+            list(pool.map(partial(make, given.size), names))
     rows = []
     for row in bench.size.rows:
         rows.append(bench.compare(row))

@@ -1,6 +1,5 @@
 """What `benchmarks.quality` trains and compares: arms, rows of the table, and how much at each size. Data only."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +43,6 @@ class Size:
     rows: Sequence[Comparison]
     served: Sequence[str] = ()
     """Rows that a real engine confirms."""
-    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
 
 def loss(*terms: tuple[str, str]) -> Json:
@@ -91,6 +89,7 @@ SIZES = {
         ],
         rows=[
             *PEER_ROWS,
+            Comparison("equal time, both KL", "KL, T=0", "peer"),
             Comparison("LKHybrid vs KL, T=0", "LKHybrid, T=0", "KL, T=0"),
             Comparison("LKHybrid vs KL, T=1", "LKHybrid, T=1", "KL, T=1"),
             Comparison("Eagle31 vs Eagle3", "ours", "Eagle3"),
