@@ -83,6 +83,22 @@ def test_rows_that_break_the_contract_are_refused(changed: dict[str, object], sa
     assert raised.value.reason == reasons.DATASET_CORRUPT
 
 
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (pa.table({"key": ["a"], "source": ["logs"], "input_ids": [[1, 2]]}), "has no column spans: build the dataset"),
+        (pa.table({"key": ["a"], "source": ["logs"], "input_ids": [["1"]]}), "input_ids is list<.*string>, but holds"),
+        (pa.table({"key": ["a"], "source": ["logs"], "input_ids": [[1.0]]}), "input_ids is list<.*double>, but holds"),
+    ],
+    ids=["missing", "text", "decimals"],
+)
+def test_columns_that_are_not_a_datasets_are_refused(table: pa.Table, says: str, tmp_path: Path) -> None:
+    pq.write_table(table, tmp_path / "train-00000.parquet")
+    with pytest.raises(UserError, match=says) as raised:
+        read_rows([tmp_path / "train-00000.parquet"], 100, 259)
+    assert raised.value.reason == reasons.DATASET_CORRUPT
+
+
 def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train-00000.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(UserError) as raised:
