@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from specop.api import reasons
 from specop.api.preset import DEFAULTS
+from specop.api.training_job import TrainingRows
 from specop.common.errors import UserError
-from specop.trainer.batches import PACK_TOKENS, Plan, Row, epoch_batches, read_rows
+from specop.trainer.batches import PACK_TOKENS, Plan, Row, epoch_batches, read_counted, read_rows
 from specop.trainer.config import recipe
 from tests.trainer.tiny_run import SCHEMA, World
 
@@ -64,6 +65,24 @@ def test_rows_are_cut_at_the_right_end(world: World) -> None:
     for row in cut:
         assert row.ids == by_key[row.key].ids[:16]
         assert all(end <= 16 for _, end in row.spans)
+
+
+def test_rows_are_cut_or_dropped_and_all_of_them_counted(tmp_path: Path) -> None:
+    row = {"input_ids": [1] * 20, "spans": [{"start": 3, "end": 20}], "constrained": False}
+    table = [
+        {**row, "key": "long"},
+        {**row, "key": "late", "spans": [{"start": 14, "end": 20}]},
+        {**row, "key": "fits", "input_ids": [1] * 10, "spans": [{"start": 3, "end": 10}]},
+        {**row, "key": "mute", "input_ids": [1] * 10, "spans": []},
+    ]
+    file = tmp_path / "train-00000.parquet"
+    pq.write_table(pa.Table.from_pylist(table, schema=SCHEMA), file)
+    rows, counts = read_counted([file], 10, 259, drop=False)
+    assert [row.key for row in rows] == ["long", "fits"]
+    assert counts == TrainingRows(learned=2, cut=1, unlabelled=2)
+    rows, counts = read_counted([file], 10, 259, drop=True)
+    assert [row.key for row in rows] == ["fits"]
+    assert counts == TrainingRows(learned=1, dropped=2, unlabelled=1)
 
 
 @pytest.mark.parametrize(

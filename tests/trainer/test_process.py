@@ -12,6 +12,7 @@ import pytest
 from specop.api import reasons
 from specop.api.jobs import Outcome, TrainingFacts
 from specop.api.shared import Weights
+from specop.api.training_job import TrainingRows
 from specop.cli.lineage import Artefact, Question
 from specop.cli.storage import read_made
 from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
@@ -72,7 +73,9 @@ def test_a_run_that_is_stopped_and_killed_makes_the_drafter_of_one_that_is_not(w
 
 
 def test_a_run_ends_in_a_published_drafter_that_serving_accepts(world: World, tmp_path: Path) -> None:
-    config = world.config("u-once", max_steps=60)
+    long, mute = {**world.train[0], "input_ids": world.train[0]["input_ids"] * 9}, {**world.train[0], "spans": []}
+    dataset = publish(tmp_path / "data", world.target, [*world.train, long, mute], world.holdout)
+    config = world.config("u-once", max_steps=60, max_length=64, long_rows="Drop", dataset=dataset)
     job = Job(config, tmp_path)
     facts = train(config, job)
     assert facts
@@ -85,6 +88,7 @@ def test_a_run_ends_in_a_published_drafter_that_serving_accepts(world: World, tm
     assert facts.contract.trained_length == max(len(row["input_ids"]) for row in world.train)
     summary = facts.summary
     assert (summary.steps, summary.resumes) == (60, 0)
+    assert summary.rows == TrainingRows(learned=len(world.train), dropped=1, unlabelled=1)
     assert summary.evaluation
     assert float(summary.evaluation.acceptance_length) > 1
     assert job.page.body["stage"] == "Exporting"
@@ -95,12 +99,15 @@ def test_a_run_ends_in_a_published_drafter_that_serving_accepts(world: World, tm
     run = world.root / "out" / "runs" / "u-once"
     assert summary.report == f"file://{run}/report.html"
     assert "Training run team-a/run" in (run / "report.html").read_text()
+    assert f"learned {len(world.train)} cut 0 dropped 1 unlabelled 1" in (run / "report.html").read_text()
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert [event["stage"] for event in events if event["event"] == "stage"] == [
         *("Downloading", "Teacher", "Training", "Evaluating", "Exporting")
     ]
     assert [event["step"] for event in events if event["event"] == "evaluation"] == [20, 40, 60]
     assert events[-1]["reason"] == "Completed"
+    (counted,) = [event for event in events if event["event"] == "rows"]
+    assert (counted["learned"], counted["dropped"]) == (len(world.train), 1)
 
     child = world.config("u-child", max_steps=2, learning_rate="0.0001", evaluations=1, warm_start=facts.drafter)
     born = train(child, Job(child, tmp_path / "child"))
@@ -135,7 +142,7 @@ def test_a_dataset_for_another_target_is_refused(world: World, tmp_path: Path) -
 def test_a_dataset_without_a_token_to_learn_is_refused(world: World, tmp_path: Path) -> None:
     rows = [{**row, "spans": []} for row in world.train]
     config = world.config("u-empty", dataset=publish(tmp_path, world.target, rows, []))
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(UserError, match=f"{len(rows)} have no generated token") as raised:
         train(config, Job(config, tmp_path / "work"))
     assert raised.value.reason == reasons.NO_USABLE_ROWS
 

@@ -59,6 +59,7 @@ DEFAULTS = Hyperparameters(
     epochs=6,
     batch_tokens=2048,
     max_length=8192,
+    long_rows="Cut",
     evaluations=8,
     checkpoint_seconds=60,
     seed=0,

@@ -129,7 +129,12 @@ class Hyperparameters(Model):
         default=None, description="Tokens of one optimiser step."
     )
     max_length: Annotated[int, Field(ge=64, le=1_048_576)] | None = Field(
-        default=None, description="Longer rows are cut at the right end."
+        default=None, description="Most tokens of a row; longRows says what becomes of longer ones."
+    )
+    long_rows: Literal["Cut", "Drop"] | None = Field(
+        default=None,
+        description="What becomes of rows to learn from over maxLength: Cut takes their first maxLength "
+        "tokens, Drop leaves them out. Held-out rows are always cut.",
     )
     evaluations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=None, description="Held-out evaluations over the run."
@@ -317,12 +322,24 @@ class TrainingProgress(Observed):
     eta_seconds: int | None = Field(default=None, description="Estimate of the time that is left.")
 
 
+class TrainingRows(Observed):
+    """What became of the rows to learn from; cut ones are among the learned, all others counted once."""
+
+    learned: int = Field(default=0, description="Rows that were learned from.")
+    cut: int = Field(default=0, description="Of these, rows cut at maxLength.")
+    dropped: int = Field(default=0, description="Rows left out because they are longer than maxLength.")
+    unlabelled: int = Field(
+        default=0, description="Rows left out because they have no token to learn, or none within maxLength."
+    )
+
+
 class TrainingSummary(Observed):
     """What a finished run says of itself."""
 
     steps: int = Field(default=0, description="Optimiser steps done.")
     seconds: int = Field(default=0, description="Time of training, over all resumes.")
     tokens: int = Field(default=0, description="Tokens trained.")
+    rows: TrainingRows | None = Field(default=None, description="What became of the rows to learn from.")
     tokens_per_second: int = Field(default=0, description="Mean over the run.")
     mfu_percent: int | None = Field(default=None, description="Model FLOPs utilisation, mean over the run.")
     gigaflops: int | None = Field(

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specop.api.training_job import TrainingRows
 from specop.common.hashing import sha256_hex
 from specop.trainer.attention import Segment
 from specop.trainer.config import Recipe
@@ -90,10 +91,18 @@ def read_rows(files: Sequence[Path], max_length: int, vocab_size: int) -> list[R
 
     Raises UserError DatasetCorrupt for files or rows that break the dataset's contract.
     """
-    rows = []
+    return read_counted(files, max_length, vocab_size, drop=False)[0]
+
+
+def read_counted(
+    files: Sequence[Path], max_length: int, vocab_size: int, *, drop: bool
+) -> tuple[list[Row], TrainingRows]:
+    """Read rows as `read_rows` does, or without the longer ones (`drop`), and say what became of all."""
+    rows, cut, dropped, unlabelled = list[Row](), 0, 0, 0
     for file in files:
         for record in read_records(file):
             row = _row(record, max_length)
+            longer = len(record["input_ids"] or ()) > max_length
             last = 0
             for start, end in row.spans:
                 if not last <= start < end <= len(row.ids):
@@ -101,9 +110,14 @@ def read_rows(files: Sequence[Path], max_length: int, vocab_size: int) -> list[R
                 last = end
             if row.ids and not 0 <= min(row.ids) <= max(row.ids) < vocab_size:
                 raise corrupt(f"{file.name}: a row has token ids that the target's vocabulary does not have")
-            if row.anchors:
+            if longer and drop:
+                dropped += 1
+            elif row.anchors:
                 rows.append(row)
-    return rows
+                cut += longer
+            else:
+                unlabelled += 1
+    return rows, TrainingRows(learned=len(rows), cut=cut, dropped=dropped, unlabelled=unlabelled)
 
 
 def _row(record: dict[str, Any], max_length: int) -> Row:

@@ -47,6 +47,7 @@ def make_states(
         "layers": list(teacher.layers),
         "dtype": knobs.compute_dtype,
         "length": knobs.max_length,
+        "long": knobs.long_rows,
         "constrained": knobs.constrained,
         "tensors": NAMES,
     }

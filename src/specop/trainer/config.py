@@ -74,6 +74,7 @@ class Recipe:
     max_steps: int | None
     batch_tokens: int
     max_length: int
+    long_rows: Literal["Cut", "Drop"]
     evaluations: int
     early_stop_evaluations: int | None
     checkpoint_seconds: float

@@ -9,12 +9,13 @@ from pathlib import Path
 from specop.api import reasons
 from specop.api.jobs import TrainingConfig
 from specop.api.shared import Contract, TargetFacts, Weights
+from specop.api.training_job import TrainingRows
 from specop.common.errors import UserError
 from specop.storage.blobs import Manifest, download_file, download_files, read_manifest
 from specop.storage.job import Job
 from specop.storage.stores import open_store
 from specop.storage.target import download_target, target_facts
-from specop.trainer.batches import Row, read_rows
+from specop.trainer.batches import Row, read_counted, read_rows
 from specop.trainer.config import Recipe
 from specop.trainer.group import Group
 
@@ -29,6 +30,8 @@ class Inputs:
     holdout: list[Row]
     parent: Path | None
     """Folder of the drafter to start from."""
+    counts: TrainingRows
+    """What became of the rows to learn from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,12 @@ class _Files:
     holdout: list[Path]
     parent: Path | None
 
-    def rows(self, recipe: Recipe) -> tuple[list[Row], list[Row]]:
-        """Read both splits."""
-        return (
-            read_rows(self.train, recipe.max_length, self.facts.vocab_size),
-            read_rows(self.holdout, recipe.max_length, self.facts.vocab_size),
+    def rows(self, recipe: Recipe) -> tuple[list[Row], TrainingRows, list[Row]]:
+        """Read both splits. Held-out rows are cut whatever the policy: it changes what is learned, not the measure."""
+        train, counts = read_counted(
+            self.train, recipe.max_length, self.facts.vocab_size, drop=recipe.long_rows == "Drop"
         )
+        return train, counts, read_rows(self.holdout, recipe.max_length, self.facts.vocab_size)
 
 
 def download_inputs(config: TrainingConfig, job: Job[TrainingConfig], recipe: Recipe, group: Group) -> Inputs:
@@ -58,18 +61,24 @@ def download_inputs(config: TrainingConfig, job: Job[TrainingConfig], recipe: Re
     if group.place.local_rank == 0:
         files = _download(config, job)
         rows = files.rows(recipe)
-        if not rows[0]:
-            raise UserError(
-                reasons.NO_USABLE_ROWS,
-                "No row of the dataset has a generated token to learn from within hyperparameters.maxLength.",
-            )
+        _check_rows(rows[1])
         download_target(open_store(config.target, config.store), config.target, target)  # the largest: last
         job.check()
     group.meet("inputs")
     files = group.gather(files)[group.place.rank - group.place.local_rank]
     assert files is not None
-    train, holdout = rows or files.rows(recipe)
-    return Inputs(files.facts, target, train, holdout, files.parent)
+    train, counts, holdout = rows or files.rows(recipe)
+    return Inputs(files.facts, target, train, holdout, files.parent, counts)
+
+
+def _check_rows(counts: TrainingRows) -> None:
+    if counts.learned == 0:
+        raise UserError(
+            reasons.NO_USABLE_ROWS,
+            f"No row is left to learn from: {counts.dropped} are longer than hyperparameters.maxLength and dropped, "
+            f"{counts.unlabelled} have no generated token to learn within it. Raise maxLength, let longRows be Cut, or "
+            "build a dataset of longer answers.",
+        )
 
 
 def _download(config: TrainingConfig, job: Job[TrainingConfig]) -> _Files:
