@@ -147,6 +147,16 @@ def test_a_dataset_without_a_token_to_learn_is_refused(world: World, tmp_path: P
     assert raised.value.reason == reasons.NO_USABLE_ROWS
 
 
+def test_a_holdout_that_cannot_judge_all_drafts_is_refused_before_training(world: World, tmp_path: Path) -> None:
+    held = [{**row, "spans": [{**row["spans"][0], "end": row["spans"][0]["start"] + 4}]} for row in world.holdout]
+    config = world.config("u-short", max_steps=1, dataset=publish(tmp_path, world.target, world.train, held))
+    assert train(config, Job(config, tmp_path / "enough"))  # three drafts, whose answers have four tokens
+    config = world.config("u-shorter", dataset=config.dataset, decoding_heads=4)
+    with pytest.raises(UserError, match=r"answer of 5 tokens .* lower decodingHeads") as raised:
+        train(config, Job(config, tmp_path / "short"))
+    assert raised.value.reason == reasons.HOLDOUT_TOO_SHORT
+
+
 def test_a_damaged_shard_is_refused(world: World, tmp_path: Path) -> None:
     dataset: Weights = publish(tmp_path, world.target, world.train[:3], world.holdout[:1])
     for blob in (tmp_path / "out" / "blobs" / "sha256").iterdir():

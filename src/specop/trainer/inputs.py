@@ -3,6 +3,7 @@
 Of several processes on a node the first one downloads, for all of them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from specop.storage.blobs import Manifest, download_file, download_files, read_m
 from specop.storage.job import Job
 from specop.storage.stores import open_store
 from specop.storage.target import download_target, target_facts
-from specop.trainer.batches import Row, read_counted, read_rows
+from specop.trainer.batches import Row, label_counts, read_counted, read_rows
 from specop.trainer.config import Recipe
 from specop.trainer.group import Group
 
@@ -54,7 +55,8 @@ class _Files:
 def download_inputs(config: TrainingConfig, job: Job[TrainingConfig], recipe: Recipe, group: Group) -> Inputs:
     """Download what the configuration names. Collective.
 
-    Raises UserError: TargetMismatch, DatasetCorrupt, NoUsableRows, WarmStartMismatch, and what storage raises.
+    Raises UserError: TargetMismatch, DatasetCorrupt, NoUsableRows, HoldoutTooShort, WarmStartMismatch, and what storage
+    raises.
     """
     target = job.work_dir / "target"
     files, rows = None, None
@@ -62,6 +64,7 @@ def download_inputs(config: TrainingConfig, job: Job[TrainingConfig], recipe: Re
         files = _download(config, job)
         rows = files.rows(recipe)
         _check_rows(rows[1])
+        _check_holdout(rows[2], recipe.decoding_heads)
         download_target(open_store(config.target, config.store), config.target, target)  # the largest: last
         job.check()
     group.meet("inputs")
@@ -78,6 +81,21 @@ def _check_rows(counts: TrainingRows) -> None:
             f"No row is left to learn from: {counts.dropped} are longer than hyperparameters.maxLength and dropped, "
             f"{counts.unlabelled} have no generated token to learn within it. Raise maxLength, let longRows be Cut, or "
             "build a dataset of longer answers.",
+        )
+
+
+def _check_holdout(rows: Sequence[Row], steps: int) -> None:
+    """Refuse a holdout without an anchor that has a label at every draft step: those alone are judged.
+
+    All evaluations would be 1.0, and the last weights the best. To judge by fewer steps would choose weights, too, but
+    by a figure that looks like an acceptance length and compares with no other drafter's.
+    """
+    if label_counts(rows, steps)[0][-1] == 0:
+        raise UserError(
+            reasons.HOLDOUT_TOO_SHORT,
+            f"None of the {len(rows)} held-out rows has an answer of {steps + 1} tokens within hyperparameters."
+            f"maxLength, which judging {steps} drafts takes: lower decodingHeads, raise maxLength, or build a dataset "
+            "that holds out more.",
         )
 
 
