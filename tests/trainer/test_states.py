@@ -133,11 +133,11 @@ def test_processes_of_a_node_make_a_part_each_and_open_the_others(tmp_path: Path
 def test_states_that_are_not_finite_have_their_reason(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         made(tmp_path, Counting(float("nan")))
-    assert raised.value.reason == reasons.WEIGHTS_INVALID
+    assert raised.value.reason == reasons.TARGET_NOT_FINITE
     states = made(tmp_path / "online", Counting(float("inf")), 0)
     with pytest.raises(UserError) as raised, closing(feed(states, [[0]], CPU)) as packs:
         next(packs)
-    assert raised.value.reason == reasons.WEIGHTS_INVALID
+    assert raised.value.reason == reasons.TARGET_NOT_FINITE
 
 
 def test_packs_are_assembled_ahead_in_order_and_no_further(tmp_path: Path) -> None:
