@@ -45,6 +45,12 @@ WAITS = [
         False,
         id="parent not ready",
     ),
+    pytest.param(
+        observed(build.training(hyperparameters={"draftVocabSize": 8192}, **WARM), parent=build.drafter("agent-v0")),
+        "WarmStartMismatch",
+        True,
+        id="another draft vocabulary",
+    ),
 ]
 
 
@@ -67,9 +73,10 @@ def resolved(inputs: TrainingObserved) -> Json:
 def test_everything_is_frozen_before_the_job() -> None:
     parent = build.drafter("agent-v0")
     found = resolved(observed(build.training(hyperparameters={"epochs": 7}, **WARM), parent=parent))
-    assert found["hyperparameters"] == {**DEFAULTS.to_json(), "epochs": 7}
+    assert found["hyperparameters"] == {**DEFAULTS.to_json(), "epochs": 7, "draftVocabSize": 4096}
     assert {"name": "epochs", "source": "spec"} in found["setBy"]
     assert {"name": "seed", "source": "default"} in found["setBy"]
+    assert {"name": "draftVocabSize", "source": "warmStart"} in found["setBy"]
     assert {key: found[key] for key in ("output", "image", "preset", "datasetDigest", "warmStart")} == {
         "output": "s3://out/here",
         "image": "specop/trainer:1",
@@ -77,6 +84,14 @@ def test_everything_is_frozen_before_the_job() -> None:
         "datasetDigest": build.sha("data"),
         "warmStart": {"name": "agent-v0", **build.weights("agent-v0").to_json()},
     }
+
+
+def test_the_parents_draft_vocabulary_goes_before_the_presets_and_may_be_set() -> None:
+    parent, house = build.drafter("agent-v0"), preset(hyperparameters={"draftVocabSize": 8192})
+    found = resolved(observed(build.training(preset="house", **WARM), parent=parent, preset=house))
+    assert found["hyperparameters"]["draftVocabSize"] == 4096
+    same = build.training(hyperparameters={"draftVocabSize": 4096}, **WARM)
+    assert resolved(observed(same, parent=parent))["hyperparameters"]["draftVocabSize"] == 4096
 
 
 @pytest.mark.parametrize(

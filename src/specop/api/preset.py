@@ -8,7 +8,7 @@ from pydantic import Field
 from specop.api.base import Model, Resource
 from specop.api.dataset import DatasetFacts
 from specop.api.markers import Cel
-from specop.api.shared import PodTemplate
+from specop.api.shared import Contract, PodTemplate
 from specop.api.training_job import Hyperparameters, LossTerm, Provenance
 
 
@@ -106,14 +106,16 @@ def scaled(dataset: DatasetFacts, batch_tokens: int | None) -> Hyperparameters:
 
 
 def resolve(
-    name: str, preset: PresetSpec, spec: Hyperparameters, dataset: DatasetFacts
+    name: str, preset: PresetSpec, spec: Hyperparameters, dataset: DatasetFacts, parent: Contract | None = None
 ) -> tuple[Hyperparameters, list[Provenance]]:
     """Fill what the job left unset: from the preset, then scaled to target and dataset, then from the defaults.
 
-    Says who set what.
+    What the drafter to start from (`parent`) decides, its draft vocabulary, goes before all of these. Says who set
+    what.
     """
     sources = (
         ("spec", spec),
+        ("warmStart", Hyperparameters(draft_vocab_size=parent.draft_vocab_size if parent else None)),
         (f"preset/{name}", preset.hyperparameters),
         ("scaled", scaled(dataset, spec.batch_tokens or preset.hyperparameters.batch_tokens)),
         ("default", DEFAULTS),

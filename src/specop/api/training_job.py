@@ -73,7 +73,10 @@ class Hyperparameters(Model):
         "are sampled and the loss is an LK one. The best weights are chosen by it.",
     )
     draft_vocab_size: Annotated[int, Field(ge=64, le=1_048_576)] | None = Field(
-        default=None, description="Most frequent supervised tokens that the drafter can propose."
+        default=None,
+        description="Tokens that the drafter can propose: the most frequent supervised ones, and hardly any that the "
+        "dataset lacks; as many as the target has, or more, for all. With warmStart it is the parent's, and only the "
+        "same may be set.",
     )
     loss: (
         Annotated[
@@ -263,7 +266,7 @@ class Provenance(Observed):
 
     name: Annotated[str, Field(max_length=64)] = Field(description="Name of the hyperparameter.")
     source: Annotated[str, Field(max_length=64)] = Field(
-        description="spec, preset/NAME, scaled (to target and dataset) or default."
+        description="spec, warmStart (the parent has it so), preset/NAME, scaled (to target and dataset) or default."
     )
 
 

@@ -126,6 +126,7 @@ def _dataset(name: str, last: SpeculatorDataset, since: Time | None, min_request
 
 def _job(name: str, last: SpeculatorTrainingJob, drafter: Drafter) -> Json:
     recipe = last.status.resolved.hyperparameters if last.status.resolved else last.spec.hyperparameters
+    recipe = recipe.model_copy(update={"draft_vocab_size": None})  # the parent's, which may be less than was asked for
     changes = {
         "dataset_ref": Ref(name=name),
         "hyperparameters": recipe,

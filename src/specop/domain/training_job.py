@@ -13,7 +13,7 @@ from specop.api import reasons
 from specop.api.drafter import Drafter, DrafterSpec, Lineage, LineageRef, WeightsSpec
 from specop.api.jobs import TrainingFacts
 from specop.api.preset import BUILT_IN, PresetSpec, resolve
-from specop.api.shared import DrafterRefStatus, Json
+from specop.api.shared import Contract, DrafterRefStatus, Json
 from specop.api.training_job import Estimate, SpeculatorTrainingJob, TrainingResolved, TrainingStatus
 from specop.common.names import API_VERSION
 from specop.domain import jobs
@@ -88,11 +88,24 @@ def _parent_unready(observed: TrainingObserved) -> Verdict | None:
     return waiting(reasons.WAITING_FOR_DRAFTER, f"waits for Drafter {warm_start.drafter_ref.name}, {what}")
 
 
+def _other_vocabulary(observed: TrainingObserved) -> Verdict | None:
+    """Refuse a size that is not the parent's: head and weights come from there, so it could only be ignored."""
+    wanted, parent = observed.obj.spec.hyperparameters.draft_vocab_size, _parent_contract(observed)
+    if wanted is None or parent is None or wanted == parent.draft_vocab_size:
+        return None
+    return stalled(
+        reasons.WARM_START_MISMATCH,
+        f"the drafter of warmStart can propose {parent.draft_vocab_size} tokens, and one that starts from it the same: "
+        f"make a new job without hyperparameters.draftVocabSize, which is {wanted}, or without warmStart",
+    )
+
+
 CHECKS: tuple[Check, ...] = (
     _no_output,
     _preset_missing,
     _dataset_unfinished,
     _parent_unready,
+    _other_vocabulary,
 )
 """Until one Job can be made; the first that objects wins."""
 
@@ -109,6 +122,12 @@ def _parent(observed: TrainingObserved) -> DrafterRefStatus | None:
     if parent.status.digest is None or parent.status.uri is None:
         return None
     return DrafterRefStatus(name=parent.metadata.name, digest=parent.status.digest, uri=parent.status.uri)
+
+
+def _parent_contract(observed: TrainingObserved) -> Contract | None:
+    """Return what is known of the drafter of warmStart."""
+    warm = observed.obj.spec.warm_start and observed.parent
+    return warm.status.contract if warm else None
 
 
 def _without_job(observed: TrainingObserved, now: datetime) -> Plan:
@@ -150,7 +169,8 @@ def _resolve(observed: TrainingObserved) -> TrainingResolved:
     assert observed.dataset is not None
     result = observed.dataset.status.result
     assert result is not None
-    hyperparameters, set_by = resolve(spec.preset, preset, spec.hyperparameters, result)
+    parent = _parent_contract(observed)
+    hyperparameters, set_by = resolve(spec.preset, preset, spec.hyperparameters, result, parent)
     return TrainingResolved(
         output=output,
         image=observed.runtimes.trainer.image,

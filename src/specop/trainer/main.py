@@ -120,6 +120,7 @@ def _drafter(teacher: Teacher, inputs: Inputs, knobs: Recipe) -> tuple[Eagle3, T
     if inputs.parent:
         wanted = teacher.drafter_config(knobs.architecture, knobs.draft_vocab_size)
         model, vocabulary_D = read_drafter(inputs.parent, teacher.embedding_VH, wanted)
+        log.info("draft vocabulary: the %d tokens of the drafter to start from", len(vocabulary_D))
     else:
         vocabulary_D = draft_vocabulary(inputs.train, knobs.draft_vocab_size, inputs.facts.vocab_size)
         config = teacher.drafter_config(knobs.architecture, len(vocabulary_D))
