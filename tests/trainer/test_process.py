@@ -4,20 +4,23 @@ import json
 import signal
 import subprocess
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from specop.api import reasons
-from specop.api.jobs import Outcome, TrainingFacts
+from specop.api.jobs import CONFIG_ENV, Outcome, TrainingConfig, TrainingFacts
 from specop.api.shared import Weights
 from specop.cli.lineage import Artefact, Question
 from specop.cli.storage import read_made
 from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from specop.serving.inspect import check_folder
+from specop.storage.base import ObjectInfo, StorageUnreachable
 from specop.storage.blobs import download_files
-from specop.storage.job import Job
+from specop.storage.job import Job, run_job
 from specop.storage.local import LocalStore
 from specop.storage.target import target_facts
 from specop.trainer.config import recipe
@@ -115,6 +118,58 @@ def test_a_run_ends_in_a_published_drafter_that_serving_accepts(world: World, tm
     with pytest.raises(UserError, match="norm_before_residual is True") as raised:
         train(other, Job(other, tmp_path / "other"))
     assert raised.value.reason == reasons.WARM_START_MISMATCH
+
+
+class Outage(LocalStore):
+    """Storage that is gone from the first checkpoint on: no object answers before it was asked for the third time."""
+
+    def __init__(self) -> None:
+        self.refused: Counter[str] = Counter()
+
+    def head(self, uri: str) -> ObjectInfo:
+        self._answers(uri)
+        return super().head(uri)
+
+    def put(self, uri: str, data: bytes) -> None:
+        self._answers(uri)
+        super().put(uri, data)
+
+    def put_if_absent(self, uri: str, data: bytes) -> bool:
+        self._answers(uri)
+        return super().put_if_absent(uri, data)
+
+    def upload(self, path: Path, uri: str) -> None:
+        self._answers(uri)
+        super().upload(path, uri)
+
+    def _answers(self, uri: str) -> None:
+        if self.refused or "/checkpoints/" in uri:
+            self.refused[uri] += 1
+            if self.refused[uri] < 3:
+                raise StorageUnreachable(f"{uri}: no answer")
+
+
+def test_storage_that_is_gone_for_a_while_costs_a_run_nothing_that_is_finished(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, config = Outage(), world.config("u-outage", max_steps=12)
+    for module in ("specop.storage.job", "specop.trainer.main"):
+        monkeypatch.setattr(f"{module}.open_store", lambda *_: store)
+    monkeypatch.setattr("specop.trainer.main.recipe", lambda knobs: replace(recipe(knobs), checkpoint_seconds=0.0))
+    monkeypatch.setattr("specop.storage.job.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("specop.storage.job.json_logging.setup", lambda: None)
+    monkeypatch.setenv(CONFIG_ENV, config.model_dump_json(by_alias=True))
+    said = tmp_path / "said"
+    options = ["--port=0", f"--work={tmp_path}/work", f"--termination-log={said}"]
+    assert run_job("training", TrainingConfig, train, options) == 0
+    assert "step-00000001.safetensors was not uploaded" in caplog.text
+    made = {uri.rpartition("/")[2] for uri in store.refused if "/checkpoints/" not in uri}
+    assert {"report.html", "manifest.json", "result.json"} <= made  # each of which was refused, and asked for again
+    outcome = Outcome.model_validate_json(said.read_bytes())
+    assert outcome == Outcome.model_validate_json((world.root / "out/runs/u-outage/result.json").read_bytes())
+    assert outcome.training
+    download_files(LocalStore(), outcome.training.drafter.uri, world.manifest(outcome), tmp_path / "got")
+    check_folder(tmp_path / "got", target_facts(LocalStore(), world.target))
 
 
 def _outcome(facts: TrainingFacts) -> Outcome:
