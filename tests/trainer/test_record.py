@@ -126,7 +126,7 @@ def test_the_page_shows_mfu_memory_and_the_last_evaluation(world: World, tmp_pat
     display.measure_by(METER)
     display.training(progress(10), 40, 123.4)
     shown = job.page.body
-    assert (shown["mfuPercent"], shown["tokensPerSecond"], shown["etaSeconds"]) == (25, 123, 8)
+    assert (shown["mfuPercent"], shown["tokensPerSecond"], shown["etaSeconds"], shown["eta"]) == (25, 123, 8, "8s")
     assert shown["memoryMib"] % 64 == 0
     display.trained(progress(10, 40))
     assert job.page.body["acceptanceLength"] == "1.400"
