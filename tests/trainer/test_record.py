@@ -242,6 +242,23 @@ def test_a_tracker_that_fails_is_told_nothing_more(
     assert "secret host" not in caplog.text
 
 
+def test_tensorboard_reads_from_storage_what_a_run_logged(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = Trackers("TensorBoard", run_config(tmp_path), tmp_path / "work", LocalStore())
+    for step in (10, 20):
+        found.log(step, {"loss": 3.0 / step, "acceptanceLength": 2.0})
+    found.flush()
+    kept = tmp_path / "out" / "runs" / "u" / "tensorboard"
+    assert list(kept.iterdir())  # while it runs, too
+    found.log(30, {"loss": 0.125})
+    found.close()
+    shown = reader.EventAccumulator(str(kept)).Reload()
+    assert sorted(shown.Tags()["scalars"]) == ["acceptanceLength", "loss"]
+    assert [(event.step, event.value) for event in shown.Scalars("loss")] == [
+        *((10, pytest.approx(0.3)), (20, pytest.approx(0.15)), (30, pytest.approx(0.125)))
+    ]
+
+
 @pytest.mark.parametrize(
     ("wanted", "module", "message"),
     [
