@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from specop.api.dataset import SpeculatorDataset
 from specop.api.preset import DEFAULTS, SpeculatorPreset
 from specop.api.shared import Json
 from specop.api.training_job import SpeculatorTrainingJob
@@ -256,16 +257,48 @@ def test_a_run_of_several_nodes_settles() -> None:
     assert conditions(found) == {"Succeeded": ("True", "Completed")}
 
 
-def test_a_target_of_a_family_that_is_not_proven_is_trained_for_with_a_warning() -> None:
+def dataset_for(architecture: str) -> SpeculatorDataset:
     dataset = build.finished_dataset()
     assert dataset.status.result
-    result = dataset.status.result.model_copy(update={"target": build.facts(architecture="UnheardForCausalLM")})
-    dataset = dataset.model_copy(update={"status": dataset.status.model_copy(update={"result": result})})
-    for given, warned in ((dataset, True), (build.finished_dataset(), False)):
+    result = dataset.status.result.model_copy(update={"target": build.facts(architecture=architecture)})
+    return dataset.model_copy(update={"status": dataset.status.model_copy(update={"result": result})})
+
+
+def test_a_target_of_a_family_that_is_not_proven_is_trained_for_with_a_warning() -> None:
+    for given, warned in ((dataset_for("UnheardForCausalLM"), True), (build.finished_dataset(), False)):
         status = training_job.plan(observed(build.training(), dataset=given), build.at(0)).status
         assert status
         assert ("TargetUnproven" in {c["reason"] for c in status["conditions"]}) == warned
         assert status["resolved"]
+
+
+def test_where_unproven_targets_are_refused_there_is_no_pod_for_one_until_the_policy_changes() -> None:
+    refusing = build.runtimes().model_copy(update={"unproven_targets": "Refuse"})
+    unheard = replace(observed(build.training(), dataset=dataset_for("UnheardForCausalLM")), runtimes=refusing)
+    plan = training_job.plan(unheard, build.at(0))
+    assert plan.status
+    found = {c["type"]: (c["status"], c["reason"]) for c in plan.status["conditions"]}
+    assert found == {
+        "Succeeded": ("Unknown", "TargetUnproven"),
+        "Stalled": ("True", "TargetUnproven"),
+        "TargetProven": ("False", "TargetUnproven"),
+    }
+    message = next(c["message"] for c in plan.status["conditions"] if c["type"] == "Stalled")
+    assert "UnheardForCausalLM" in message
+    assert "use a target of one of these" in message
+    assert (plan.creates, plan.applies, "resolved" in plan.status) == ((), (), False)
+    proven = replace(observed(build.training()), runtimes=refusing)
+    assert resolved(proven)
+    refused = build.training(status=plan.status)
+    assert resolved(replace(unheard, obj=refused, runtimes=build.runtimes()))
+
+
+def test_a_run_that_has_begun_goes_on_where_its_target_is_refused_from_now_on() -> None:
+    inputs = observed(build.training(), dataset=dataset_for("UnheardForCausalLM"))
+    begun = build.training(status=training_job.plan(inputs, build.at(0)).status)
+    refusing = build.runtimes().model_copy(update={"unproven_targets": "Refuse"})
+    plan = training_job.plan(replace(inputs, obj=begun, runtimes=refusing), build.at(1))
+    assert [create.body["kind"] for create in plan.creates] == ["Job"]
 
 
 def test_another_parallelism_holds_from_the_next_resume_on() -> None:

@@ -323,6 +323,9 @@ class TrainingProgress(Observed):
         default=None, description="Newest held-out mean tokens per target step."
     )
     eta_seconds: int | None = Field(default=None, description="Estimate of the time that is left.")
+    eta: Annotated[str, Field(max_length=16)] | None = Field(
+        default=None, description="The same for people, such as 3m20s or 2h05m."
+    )
 
 
 class TrainingRows(Observed):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from specop.api import reasons
+from specop.api import families, reasons
 from specop.api.drafter import Drafter, DrafterSpec, Lineage, LineageRef, WeightsSpec
 from specop.api.jobs import TrainingFacts
 from specop.api.preset import BUILT_IN, PresetSpec, resolve
@@ -80,6 +80,22 @@ def _dataset_unfinished(observed: TrainingObserved) -> Verdict | None:
     return unfinished(observed.dataset, observed.obj.spec.dataset_ref.name)
 
 
+def _target_refused(observed: TrainingObserved) -> Verdict | None:
+    """Object to a target that is not proven, where the administrator refuses those; what runs already goes on."""
+    if observed.runtimes.unproven_targets == "Warn":
+        return None
+    assert observed.dataset
+    assert observed.dataset.status.result
+    why = families.unproven(observed.dataset.status.result.target.architecture)
+    if why is None:
+        return None
+    return stalled(
+        reasons.TARGET_UNPROVEN,
+        f"{why}, and this operator refuses all others: use a target of one of these, or ask an administrator to check "
+        "this one and set unprovenTargets: Warn in the chart's values",
+    )
+
+
 def _parent_unready(observed: TrainingObserved) -> Verdict | None:
     warm_start = observed.obj.spec.warm_start
     if warm_start is None or _parent(observed) is not None:
@@ -104,10 +120,11 @@ CHECKS: tuple[Check, ...] = (
     _no_output,
     _preset_missing,
     _dataset_unfinished,
+    _target_refused,
     _parent_unready,
     _other_vocabulary,
 )
-"""Until one Job can be made; the first that objects wins."""
+"""Until one Job can be made; the first that objects wins, and later ones may rely on it."""
 
 
 def _preset(observed: TrainingObserved) -> PresetSpec | None:
