@@ -121,7 +121,8 @@ def resolved(inputs: TrainingObserved) -> Json:
 def test_everything_is_frozen_before_the_job() -> None:
     parent = build.drafter("agent-v0")
     found = resolved(observed(build.training(hyperparameters={"epochs": 7}, **WARM), parent=parent))
-    assert found["hyperparameters"] == {**DEFAULTS.to_json(), "epochs": 7, "draftVocabSize": 4096}
+    expected = {**DEFAULTS.to_json(), "epochs": 7, "evaluations": 14, "draftVocabSize": 4096}
+    assert found["hyperparameters"] == expected
     assert {"name": "epochs", "source": "spec"} in found["setBy"]
     assert {"name": "seed", "source": "default"} in found["setBy"]
     assert {"name": "draftVocabSize", "source": "warmStart"} in found["setBy"]

@@ -150,7 +150,7 @@ class Hyperparameters(Model):
         "tokens, Drop leaves them out. Held-out rows are always cut.",
     )
     evaluations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=None, description="Held-out evaluations over the run."
+        default=None, description="Held-out evaluations over the run; unset: 8, or two an epoch where that is more."
     )
     early_stop_evaluations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=None,
