@@ -53,7 +53,7 @@ def make(
     knobs, _ = resolve(job.spec.preset, spec, job.spec.hyperparameters, dataset)
     if why := contradiction(knobs) or without_effect(job.spec.hyperparameters, knobs):
         raise CliError(f"spec.{why}")
-    found = estimate_job(job, None, dataset, knobs, jobs)
+    found = estimate_job(job, None, dataset, knobs, jobs, preset=spec.pod_template)
     if found is None:
         raise CliError(f"SpeculatorDataset {name} does not say how large its target is: build it again")
     return found
