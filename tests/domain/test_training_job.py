@@ -64,6 +64,53 @@ def test_waits(inputs: TrainingObserved, reason: str, stalled: bool) -> None:
     assert (plan.creates, plan.applies, plan.deletes) == ((), (), ())
 
 
+def told(conditions: list[Json]) -> dict[str, tuple[str, str, str]]:
+    return {c["type"]: (c["status"], c["reason"], c["message"]) for c in conditions}
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "house", "words"),
+    [
+        ({"earlyStopEvaluations": 500}, {}, "spec.hyperparameters.earlyStopEvaluations must be less than evaluations"),
+        ({"evaluations": 3}, {"earlyStopEvaluations": 4}, "spec.hyperparameters.earlyStopEvaluations must be less"),
+        ({"scheduler": "WSD", "warmupPercent": 90}, {}, "spec.hyperparameters.decayPercent with warmupPercent (90)"),
+        ({"decayPercent": 30}, {}, "spec.hyperparameters.decayPercent is read by scheduler WSD alone"),
+        ({"lkEta": "2"}, {}, "spec.hyperparameters.lkEta is read by the loss LKHybrid alone"),
+    ],
+)
+def test_a_contradiction_of_spec_preset_and_defaults_stalls_before_a_job_is_made(
+    hyperparameters: Json, house: Json, words: str
+) -> None:
+    job = build.training(preset="house", hyperparameters=hyperparameters)
+    plan = training_job.plan(observed(job, preset=preset(hyperparameters=house)), build.at(0))
+    assert plan.status is not None
+    found = told(plan.status["conditions"])
+    assert found["Stalled"][:2] == ("True", "HyperparametersInvalid")
+    assert found["Succeeded"][:2] == ("Unknown", "HyperparametersInvalid")
+    assert words in found["Stalled"][2]
+    assert "resolved" not in plan.status
+    assert plan.creates == ()
+
+
+def test_what_the_preset_makes_read_is_no_contradiction() -> None:
+    hybrid = preset(hyperparameters={"loss": [{"name": "LKHybrid"}], "scheduler": "WSD"})
+    job = build.training(preset="house", hyperparameters={"lkEta": "2", "decayPercent": 30})
+    assert resolved(observed(job, preset=hybrid))["hyperparameters"]["lkEta"] == "2"
+
+
+def test_a_loss_for_sampled_drafts_is_trained_for_greedy_ones_with_a_warning() -> None:
+    hybrid = {"loss": [{"name": "LKHybrid"}]}
+    found = world(hyperparameters=hybrid)
+    found.settle()
+    assert conditions(found) == {
+        "Succeeded": ("Unknown", "Queued"),
+        "RecipeSound": ("False", "LossUnlikeServing"),
+    }
+    sampled = world(hyperparameters={**hybrid, "draftSampleMethod": "Probabilistic"})
+    sampled.settle()
+    assert conditions(sampled) == {"Succeeded": ("Unknown", "Queued")}
+
+
 def resolved(inputs: TrainingObserved) -> Json:
     status = training_job.plan(inputs, build.at(0)).status
     assert status is not None
@@ -74,7 +121,8 @@ def resolved(inputs: TrainingObserved) -> Json:
 def test_everything_is_frozen_before_the_job() -> None:
     parent = build.drafter("agent-v0")
     found = resolved(observed(build.training(hyperparameters={"epochs": 7}, **WARM), parent=parent))
-    assert found["hyperparameters"] == {**DEFAULTS.to_json(), "epochs": 7, "draftVocabSize": 4096}
+    expected = {**DEFAULTS.to_json(), "epochs": 7, "evaluations": 14, "draftVocabSize": 4096}
+    assert found["hyperparameters"] == expected
     assert {"name": "epochs", "source": "spec"} in found["setBy"]
     assert {"name": "seed", "source": "default"} in found["setBy"]
     assert {"name": "draftVocabSize", "source": "warmStart"} in found["setBy"]

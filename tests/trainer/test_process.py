@@ -7,12 +7,14 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from specop.api import reasons
+from specop.api.estimate import drafter_shape
 from specop.api.jobs import CONFIG_ENV, Outcome, TrainingConfig, TrainingFacts
 from specop.api.shared import Contract, Weights
 from specop.api.training_job import TrainingRows
@@ -25,7 +27,9 @@ from specop.storage.blobs import Manifest, download_files, drafter_digest, write
 from specop.storage.job import Job, run_job
 from specop.storage.local import LocalStore
 from specop.storage.target import target_facts
+from specop.trainer.checkpoint import KEPT
 from specop.trainer.config import recipe
+from specop.trainer.disk import SPARE_BYTES, check_room, reserved, taken
 from specop.trainer.main import train
 from tests.tiny import build_tiny
 from tests.trainer.quantised import METHODS, quantised
@@ -242,14 +246,33 @@ def test_a_damaged_shard_is_refused(world: World, tmp_path: Path) -> None:
     assert (said.ok, said.reason) == (False, reasons.DATASET_CORRUPT)
 
 
-def test_a_disk_that_is_too_small_is_found_before_the_teacher_starts(
+def test_a_disk_that_is_too_small_is_found_before_anything_is_downloaded(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("specop.trainer.cache.SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr("specop.trainer.disk.SPARE_BYTES", 1 << 60)
     config = world.config("u-disk")
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(UserError, match="more ephemeral storage") as raised:
         train(config, Job(config, tmp_path))
     assert raised.value.reason == reasons.DISK_FULL
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("decay", [None, "0.99"])
+def test_checkpoints_are_as_large_as_is_reckoned_and_what_a_run_wrote_itself_counts_as_free(
+    decay: str | None, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = world.config(f"u-disk-{decay}", max_steps=1, evaluations=1, ema_decay=decay)
+    assert train(config, Job(config, tmp_path))
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    target, knobs = target_facts(LocalStore(), world.target), recipe(config.hyperparameters)
+    assert target.sizes
+    parameters = drafter_shape(target, target.sizes, config.hyperparameters).parameters
+    needed = reserved(knobs, parameters)
+    assert checkpoint.stat().st_size == pytest.approx((needed - SPARE_BYTES) / (KEPT + 1), rel=0.05)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=needed))
+    check_room(tmp_path, taken(tmp_path), knobs, parameters)
+    with pytest.raises(UserError, match="give the pods 2 MiB more"):
+        check_room(tmp_path, taken(tmp_path) + (1 << 20) + 1, knobs, parameters)
 
 
 @pytest.mark.parametrize(("field", "value"), PARENT_DIFFERS.items())

@@ -9,6 +9,7 @@ DRAFTER_APPROVED = "DrafterApproved"
 DRAFTER_SERVING = "DrafterServing"
 ACCEPTANCE_HEALTHY = "AcceptanceHealthy"
 TARGET_PROVEN = "TargetProven"
+RECIPE_SOUND = "RecipeSound"
 
 # --- datasets and jobs: Succeeded=Unknown
 PENDING = "Pending"
@@ -49,6 +50,7 @@ DRAFTER_INEFFECTIVE = "DrafterIneffective"
 ACCEPTING = "Accepting"
 NO_TRAFFIC = "NoTraffic"
 TARGET_UNPROVEN = "TargetUnproven"
+LOSS_UNLIKE_SERVING = "LossUnlikeServing"
 
 # --- what a user can mend (Stalled=True, or an Outcome that is not ok)
 INVALID_SPEC = "InvalidSpec"

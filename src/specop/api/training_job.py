@@ -59,6 +59,16 @@ class Hyperparameters(Model):
             "with warmupPercent must be at most 100: the learning rate cannot rise and fall at once",
             ".decayPercent",
         ),
+        Cel(
+            "!has(self.decayPercent) || !has(self.scheduler) || self.scheduler == 'WSD'",
+            "is read by scheduler WSD alone: leave it out, or set scheduler WSD",
+            ".decayPercent",
+        ),
+        Cel(
+            "!has(self.lkEta) || !has(self.loss) || self.loss.exists(term, term.name == 'LKHybrid')",
+            "is read by the loss LKHybrid alone: leave it out, or name LKHybrid in loss",
+            ".lkEta",
+        ),
     )
 
     architecture: Literal["Eagle3", "Eagle31"] | None = Field(
@@ -140,7 +150,7 @@ class Hyperparameters(Model):
         "tokens, Drop leaves them out. Held-out rows are always cut.",
     )
     evaluations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=None, description="Held-out evaluations over the run."
+        default=None, description="Held-out evaluations over the run; unset: 8, or two an epoch where that is more."
     )
     early_stop_evaluations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=None,

@@ -10,15 +10,23 @@ from datetime import datetime
 from typing import Any
 
 from specop.api import families, reasons
+from specop.api.contradictions import contradiction, doubtful, without_effect
 from specop.api.drafter import Drafter, DrafterSpec, Lineage, LineageRef, WeightsSpec
 from specop.api.jobs import TrainingFacts
 from specop.api.preset import BUILT_IN, PresetSpec, resolve
 from specop.api.shared import Contract, DrafterRefStatus, Json
-from specop.api.training_job import Estimate, SpeculatorTrainingJob, TrainingResolved, TrainingStatus
+from specop.api.training_job import (
+    Estimate,
+    Hyperparameters,
+    Provenance,
+    SpeculatorTrainingJob,
+    TrainingResolved,
+    TrainingStatus,
+)
 from specop.common.names import API_VERSION
 from specop.domain import jobs
 from specop.domain.conclude import conclude
-from specop.domain.conditions import Verdict, find, is_true, stalled, unproven, waiting
+from specop.domain.conditions import Aspect, Verdict, find, is_true, stalled, unproven, waiting
 from specop.domain.estimate import estimate_job
 from specop.domain.finished import unfinished
 from specop.domain.observed import TrainingObserved
@@ -48,10 +56,15 @@ def plan(observed: TrainingObserved, now: datetime) -> Plan:
 
 
 def _conclude(observed: TrainingObserved, now: datetime, verdict: Verdict, status: TrainingStatus, **more: Any) -> Plan:
-    """Conclude, and warn of a target that is not proven."""
+    """Conclude, and warn of a target that is not proven and of a recipe that is probably not meant."""
     result = observed.dataset.status.result if observed.dataset else None
     target = result.target if result else status.contract.target if status.contract else None
-    return conclude(observed.obj, now, verdict, status, aspects=unproven(target), **more)
+    return conclude(observed.obj, now, verdict, status, aspects=(*unproven(target), *_doubts(status)), **more)
+
+
+def _doubts(status: TrainingStatus) -> tuple[Aspect, ...]:
+    why = doubtful(status.resolved.hyperparameters) if status.resolved else None
+    return (Aspect(reasons.RECIPE_SOUND, "False", reasons.LOSS_UNLIKE_SERVING, why),) if why else ()
 
 
 # --- before the Job
@@ -96,6 +109,14 @@ def _target_refused(observed: TrainingObserved) -> Verdict | None:
     )
 
 
+def _contradicted(observed: TrainingObserved) -> Verdict | None:
+    spec, (complete, _) = observed.obj.spec.hyperparameters, _hyperparameters(observed)
+    why = contradiction(complete) or without_effect(spec, complete)
+    if why is None:
+        return None
+    return stalled(reasons.HYPERPARAMETERS_INVALID, f"spec.{why}; make a new job")
+
+
 def _parent_unready(observed: TrainingObserved) -> Verdict | None:
     warm_start = observed.obj.spec.warm_start
     if warm_start is None or _parent(observed) is not None:
@@ -121,6 +142,7 @@ CHECKS: tuple[Check, ...] = (
     _preset_missing,
     _dataset_unfinished,
     _target_refused,
+    _contradicted,
     _parent_unready,
     _other_vocabulary,
 )
@@ -178,16 +200,24 @@ def _body(obj: SpeculatorTrainingJob, observed: TrainingObserved) -> Json:
     return training_job(obj, observed.runtimes, preset.pod_template if preset else None)
 
 
-def _resolve(observed: TrainingObserved) -> TrainingResolved:
+def _hyperparameters(observed: TrainingObserved) -> tuple[Hyperparameters, list[Provenance]]:
+    """Return all of them, and who set which; preset and dataset are there."""
     spec, preset = observed.obj.spec, _preset(observed)
+    assert preset is not None
+    assert observed.dataset is not None
+    assert observed.dataset.status.result is not None
+    result, parent = observed.dataset.status.result, _parent_contract(observed)
+    return resolve(spec.preset, preset, spec.hyperparameters, result, parent)
+
+
+def _resolve(observed: TrainingObserved) -> TrainingResolved:
+    spec = observed.obj.spec
     output = resolve_storage(observed.runtimes.storage, spec.storage).output
     assert output is not None
-    assert preset is not None
     assert observed.dataset is not None
     result = observed.dataset.status.result
     assert result is not None
-    parent = _parent_contract(observed)
-    hyperparameters, set_by = resolve(spec.preset, preset, spec.hyperparameters, result, parent)
+    hyperparameters, set_by = _hyperparameters(observed)
     return TrainingResolved(
         output=output,
         image=observed.runtimes.trainer.image,

@@ -35,6 +35,14 @@ VOCAB_BLOCK_ELEMENTS = 1 << 24
 PROBE_TOLERANCE = 0.05
 
 
+def _loaded(folder: Path, dtype: torch.dtype) -> Any:
+    transformers_logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, ImportError) as error:  # the last: a quantisation needs a package
+        raise _unsupported(error) from error
+
+
 def aux_layers(num_layers: int) -> tuple[int, ...]:
     """Which layers are captured: early, middle, late. Raises UserError TargetUnsupported below four layers."""
     if num_layers < MIN_LAYERS:
@@ -61,16 +69,13 @@ class RowStates:
 class Teacher:
     """A loaded target."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
-        """Load from a folder of safetensors; raises UserError TargetUnsupported where transformers cannot.
+    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device, model: Any = None) -> None:
+        """Load from a folder of safetensors, or take a model that was made already.
 
         A quantised target is loaded as it is where transformers has kernels for it, else as what its weights stand for.
+        Raises UserError TargetUnsupported where transformers cannot.
         """
-        transformers_logging.disable_progress_bar()
-        try:
-            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
-        except (ValueError, OSError, KeyError, ImportError) as error:  # the last: a quantisation needs a package
-            raise _unsupported(error) from error
+        self.model = model or _loaded(folder, dtype)
         self.model.to(device).eval().requires_grad_(False)
         self.device = device
         self.config = self.model.config.get_text_config()
