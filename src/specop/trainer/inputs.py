@@ -58,8 +58,8 @@ class _Files:
 def download_inputs(config: TrainingConfig, job: Job[TrainingConfig], recipe: Recipe, group: Group) -> Inputs:
     """Download what the configuration names. Collective.
 
-    Raises UserError: TargetMismatch, DatasetCorrupt, NoUsableRows, HoldoutTooShort, WarmStartMismatch, DiskFull, and what
-    storage raises.
+    Raises UserError: TargetMismatch, DatasetCorrupt, NoUsableRows, HoldoutTooShort, WarmStartMismatch, DiskFull, and
+    what storage raises.
     """
     target = job.work_dir / "target"
     files, rows = None, None
