@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -37,6 +38,8 @@ from specop.trainer.teacher import Teacher
 from specop.trainer.vocabulary import draft_ids
 
 Json = dict[str, Any]
+ALL_THREADS = _ExperimentalConfig(profile_all_threads=True)
+"""The loader is a thread of its own."""
 PRODUCTS = {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"}
 PARTS = {
     "_TTTAttention": "attention",
@@ -110,7 +113,7 @@ class Ours:
         """Operations of the steps, where their time goes, and what the machine can do."""
         counter, made = FlopCounterMode(display=False), products.Products()
         self.run(warm, both(counter, made))
-        profiler = profile(activities=[ProfilerActivity.CPU])
+        profiler = profile(activities=[ProfilerActivity.CPU], experimental_config=ALL_THREADS)
         self.run(warm, profiler)
         rows = [self.workload.rows[row] for members in self.workload.packs[warm:] for row in members]
         tokens = sum(row.length for row in rows)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from local import api, binaries, cgroups, claim, console, mounts, network, oci, processes
+from local import api, binaries, cache, cgroups, claim, console, env, mounts, network, oci, processes
 from local.settings import BRIDGE, GATEWAY, NODE, NODE_SOCKETS, SUBNET, Settings
 
 PAUSE_IMAGE = "docker.io/specop/pause:dev"
@@ -47,6 +47,10 @@ def start(settings: Settings) -> None:
         processes.wait(settings.state, name, ready)
 
     containerd = shutil.which("containerd") or "containerd"
+    if "nameserver" not in processes.parts(settings.state):
+        python = env.path() / "venv/bin/python"
+        variables = {"PYTHONPATH": str(cache.REPOSITORY)}
+        processes.start(settings.state, "nameserver", [python, "-m", "local.nameserver", settings.state], variables)
     part("containerd", containerd, "--config", configuration / "containerd.toml")
     part("kube-scheduler", kube, "kube-scheduler", *_scheduler(settings))
     part("kube-proxy", kube, "kube-proxy", *_proxy(settings))
@@ -224,6 +228,8 @@ def _kubelet_configuration(settings: Settings) -> dict[str, Any]:
         "makeIPTablesUtilChains": False,
         "evictionHard": {"memory.available": "100Mi"},  # the machine's disk is not ours to judge
         "imageGCHighThresholdPercent": 100,  # an image that is removed cannot be pulled again
+        "clusterDNS": [GATEWAY],
+        "clusterDomain": "cluster.local",
         "podLogsDir": f"{settings.state}/pods",
         "volumePluginDir": f"{settings.state}/volume-plugins",
     }

@@ -217,6 +217,25 @@ def test_batch_and_rate_are_scaled_to_dataset_and_target(tokens: int, hidden: in
     assert (found.batch_tokens, found.learning_rate) == (batch, rate)
 
 
+@pytest.mark.parametrize(
+    ("preset", "spec", "evaluations", "source"),
+    [
+        ("balanced", {}, 12, "scaled"),
+        ("quality", {}, 20, "scaled"),
+        ("quick", {}, 8, "default"),
+        ("quality", {"evaluations": 3}, 3, "spec"),
+        ("balanced", {"epochs": 4}, 8, "default"),
+        ("balanced", {"epochs": 1000}, 1000, "scaled"),
+        ("balanced", {"epochs": 1000, "max_steps": 30}, 8, "default"),
+        ("balanced", {"epochs": 1000, "max_steps": 300}, 13, "scaled"),
+    ],
+)
+def test_evaluations_are_at_least_two_a_pass(preset: str, spec: dict[str, Any], evaluations: int, source: str) -> None:
+    found, set_by = resolve(preset, BUILT_IN[preset], Hyperparameters(**spec), finished(100_000, 576))
+    assert found.evaluations == evaluations
+    assert Provenance(name="evaluations", source=source) in set_by
+
+
 def test_the_rate_follows_a_batch_that_somebody_set() -> None:
     house = PresetSpec(hyperparameters=Hyperparameters(batch_tokens=32_768))
     found, set_by = resolve("house", house, Hyperparameters(), finished(100_000, 576))

@@ -242,6 +242,16 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
         {"spec.hyperparameters": {"scheduler": "WSD", "warmupPercent": 60, "decayPercent": 50}},
         "spec.hyperparameters.decayPercent: Invalid value: with warmupPercent must be at most 100",
     ),
+    "decay that nothing reads": (
+        JOB,
+        {"spec.hyperparameters": {"scheduler": "Cosine", "decayPercent": 20}},
+        "spec.hyperparameters.decayPercent: Invalid value: is read by scheduler WSD alone",
+    ),
+    "eta that nothing reads": (
+        JOB,
+        {"spec.hyperparameters": {"loss": [{"name": "KL"}], "lkEta": "3"}},
+        "spec.hyperparameters.lkEta: Invalid value: is read by the loss LKHybrid alone",
+    ),
     "average that forgets nothing": (JOB, {"spec.hyperparameters.emaDecay": "1"}, "must be above 0 and below 1"),
     "step decay over 1": (JOB, {"spec.hyperparameters.stepDecay": "1.5"}, "must be above 0 and at most 1"),
     "loss that does not exist": (JOB, {"spec.hyperparameters.loss": [{"name": "MSE"}]}, "Unsupported value"),

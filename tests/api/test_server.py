@@ -26,7 +26,18 @@ STATUS = {
     },
     JOB: {
         "conditions": [condition("Succeeded", "Unknown", "Running")],
-        "progress": {"stage": "training", "step": 412, "totalSteps": 800, "acceptanceLength": "2.31"},
+        "progress": {
+            "stage": "training",
+            "step": 412,
+            "totalSteps": 800,
+            "acceptanceLength": "2.31",
+            "loss": "1.2034",
+            "tokensPerSecond": 2310,
+            "mfuPercent": 41,
+            "memoryMib": 1024,
+            "etaSeconds": 3723,
+            "eta": "1h02m",
+        },
         "drafter": {**HASH, "name": "agent-v1"},
     },
     DRAFTER: {
@@ -46,7 +57,19 @@ STATUS = {
 
 ROWS = {
     DATASET: {"Succeeded": "True", "Reason": "Completed", "Rows": 310, "Tokens": 48211, "Digest": "0123456789ab"},
-    JOB: {"Succeeded": "Unknown", "Reason": "Running", "Step": 412, "AcceptLen": "2.31", "Drafter": "agent-v1"},
+    JOB: {
+        "Succeeded": "Unknown",
+        "Reason": "Running",
+        "Step": 412,
+        "AcceptLen": "2.31",
+        "Drafter": "agent-v1",
+        "Steps": 800,
+        "Tok/s": 2310,
+        "MFU%": 41,
+        "MemMiB": 1024,
+        "Loss": "1.2034",
+        "ETA": "1h02m",
+    },
     DRAFTER: {
         "Ready": "True",
         "Target": "s3://models/base",
@@ -64,6 +87,9 @@ ROWS = {
     },
 }
 
+WIDE = {JOB: {"Steps", "Tok/s", "MFU%", "MemMiB", "Loss", "ETA"}}
+"""Columns that only `-o wide` shows."""
+
 
 @pytest.mark.parametrize("kind", STATUS)
 def test_columns_tell_the_story(api: Api, kind: str) -> None:
@@ -74,6 +100,7 @@ def test_columns_tell_the_story(api: Api, kind: str) -> None:
         names = [column["name"] for column in table["columnDefinitions"]]
         row = dict(zip(names, table["rows"][0]["cells"], strict=True))
         assert names == ["Name", *ROWS[kind], "Age"]
+        assert {column["name"] for column in table["columnDefinitions"] if column["priority"]} == WIDE.get(kind, set())
         assert {name: row[name] for name in ROWS[kind]} == ROWS[kind]
     finally:
         api.delete(created)

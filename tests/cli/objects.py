@@ -60,7 +60,7 @@ def job(name: str, state: str = "done", **spec: Any) -> SpeculatorTrainingJob:
     resolved = {
         "output": "s3://o",
         "preset": "balanced",
-        "hyperparameters": RECIPE,
+        "hyperparameters": {**RECIPE, "draftVocabSize": 32_000},  # of a child: the parent's
         "datasetDigest": ONE,
         "datasetUri": "s3://o/m",
     }

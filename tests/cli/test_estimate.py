@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from specop.api.dataset import SpeculatorDataset
+from specop.api.preset import SpeculatorPreset
 from specop.cli.errors import CliError
 from specop.cli.estimate import make, read_job, table
 from specop.cli.render import page
@@ -46,6 +47,21 @@ def test_a_job_that_is_not_applied_yet(tmp_path: Path) -> None:
     kept = job("agent-v1", "new")
     kept = kept.model_copy(update={"status": kept.status.model_copy(update={"estimate": found})})
     assert make(kept, [], None, []) is found
+
+
+def test_processes_and_the_pods_of_the_preset_count(tmp_path: Path) -> None:
+    pods = {"nodeSelector": {"gpu": "NVIDIA-H200"}, "resources": {"limits": {"nvidia.com/gpu": 1}}}
+    house = SpeculatorPreset.model_validate({"metadata": {"name": "house", "uid": "p"}, "spec": {"podTemplate": pods}})
+    text = MANIFEST.replace("quick", "house") + "  parallelism: {nodes: 2, processesPerNode: 4}\n"
+    (tmp_path / "job.yaml").write_text(text)
+    found = make(read_job(tmp_path / "job.yaml", "team-a"), [sized()], house, [])
+    assert (found.devices, found.device) == (8, "H200")
+
+
+def test_a_contradiction_is_told_before_the_job_is_applied(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(MANIFEST + "  hyperparameters: {earlyStopEvaluations: 30}\n")
+    with pytest.raises(CliError, match=r"spec\.hyperparameters\.earlyStopEvaluations must be less"):
+        make(read_job(tmp_path / "job.yaml", "team-a"), [sized()], None, [])
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

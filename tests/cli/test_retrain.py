@@ -3,8 +3,11 @@ from typing import Any
 
 import pytest
 
+from specop.api.contradictions import without_effect
 from specop.api.drafter import DrafterSpec
 from specop.api.endpoint import DrafterPolicy
+from specop.api.preset import DEFAULTS
+from specop.api.training_job import Hyperparameters, SpeculatorTrainingJob
 from specop.cli import retrain
 from specop.cli.errors import CliError
 from specop.cli.loop import Loop
@@ -83,6 +86,14 @@ def test_the_recipe_is_repeated_over_newer_traffic() -> None:
             "suspend": False,
         },
     }
+
+
+def test_of_a_complete_recipe_only_what_a_run_reads_is_repeated() -> None:
+    body = job("agent-v1").to_json()
+    body["status"]["resolved"]["hyperparameters"] = DEFAULTS.to_json()
+    made = make(jobs=[SpeculatorTrainingJob.model_validate(body)]).job["spec"]["hyperparameters"]
+    assert DEFAULTS.to_json() == {**made, "lkEta": "3", "decayPercent": 20, "draftVocabSize": 32_000}
+    assert without_effect(Hyperparameters.model_validate(made), DEFAULTS) is None
 
 
 def test_the_window_is_the_users_choice() -> None:

@@ -9,6 +9,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 TYPES = {
     *(reasons.READY, reasons.SUCCEEDED, reasons.RECONCILING, reasons.STALLED),
     *(reasons.DRAFTER_APPROVED, reasons.DRAFTER_SERVING, reasons.ACCEPTANCE_HEALTHY, reasons.TARGET_PROVEN),
+    reasons.RECIPE_SOUND,
 }
 
 

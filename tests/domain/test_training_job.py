@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from specop.api.dataset import SpeculatorDataset
 from specop.api.preset import DEFAULTS, SpeculatorPreset
 from specop.api.shared import Json
 from specop.api.training_job import SpeculatorTrainingJob
@@ -45,6 +46,12 @@ WAITS = [
         False,
         id="parent not ready",
     ),
+    pytest.param(
+        observed(build.training(hyperparameters={"draftVocabSize": 8192}, **WARM), parent=build.drafter("agent-v0")),
+        "WarmStartMismatch",
+        True,
+        id="another draft vocabulary",
+    ),
 ]
 
 
@@ -57,6 +64,53 @@ def test_waits(inputs: TrainingObserved, reason: str, stalled: bool) -> None:
     assert (plan.creates, plan.applies, plan.deletes) == ((), (), ())
 
 
+def told(conditions: list[Json]) -> dict[str, tuple[str, str, str]]:
+    return {c["type"]: (c["status"], c["reason"], c["message"]) for c in conditions}
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "house", "words"),
+    [
+        ({"earlyStopEvaluations": 500}, {}, "spec.hyperparameters.earlyStopEvaluations must be less than evaluations"),
+        ({"evaluations": 3}, {"earlyStopEvaluations": 4}, "spec.hyperparameters.earlyStopEvaluations must be less"),
+        ({"scheduler": "WSD", "warmupPercent": 90}, {}, "spec.hyperparameters.decayPercent with warmupPercent (90)"),
+        ({"decayPercent": 30}, {}, "spec.hyperparameters.decayPercent is read by scheduler WSD alone"),
+        ({"lkEta": "2"}, {}, "spec.hyperparameters.lkEta is read by the loss LKHybrid alone"),
+    ],
+)
+def test_a_contradiction_of_spec_preset_and_defaults_stalls_before_a_job_is_made(
+    hyperparameters: Json, house: Json, words: str
+) -> None:
+    job = build.training(preset="house", hyperparameters=hyperparameters)
+    plan = training_job.plan(observed(job, preset=preset(hyperparameters=house)), build.at(0))
+    assert plan.status is not None
+    found = told(plan.status["conditions"])
+    assert found["Stalled"][:2] == ("True", "HyperparametersInvalid")
+    assert found["Succeeded"][:2] == ("Unknown", "HyperparametersInvalid")
+    assert words in found["Stalled"][2]
+    assert "resolved" not in plan.status
+    assert plan.creates == ()
+
+
+def test_what_the_preset_makes_read_is_no_contradiction() -> None:
+    hybrid = preset(hyperparameters={"loss": [{"name": "LKHybrid"}], "scheduler": "WSD"})
+    job = build.training(preset="house", hyperparameters={"lkEta": "2", "decayPercent": 30})
+    assert resolved(observed(job, preset=hybrid))["hyperparameters"]["lkEta"] == "2"
+
+
+def test_a_loss_for_sampled_drafts_is_trained_for_greedy_ones_with_a_warning() -> None:
+    hybrid = {"loss": [{"name": "LKHybrid"}]}
+    found = world(hyperparameters=hybrid)
+    found.settle()
+    assert conditions(found) == {
+        "Succeeded": ("Unknown", "Queued"),
+        "RecipeSound": ("False", "LossUnlikeServing"),
+    }
+    sampled = world(hyperparameters={**hybrid, "draftSampleMethod": "Probabilistic"})
+    sampled.settle()
+    assert conditions(sampled) == {"Succeeded": ("Unknown", "Queued")}
+
+
 def resolved(inputs: TrainingObserved) -> Json:
     status = training_job.plan(inputs, build.at(0)).status
     assert status is not None
@@ -67,9 +121,11 @@ def resolved(inputs: TrainingObserved) -> Json:
 def test_everything_is_frozen_before_the_job() -> None:
     parent = build.drafter("agent-v0")
     found = resolved(observed(build.training(hyperparameters={"epochs": 7}, **WARM), parent=parent))
-    assert found["hyperparameters"] == {**DEFAULTS.to_json(), "epochs": 7}
+    expected = {**DEFAULTS.to_json(), "epochs": 7, "evaluations": 14, "draftVocabSize": 4096}
+    assert found["hyperparameters"] == expected
     assert {"name": "epochs", "source": "spec"} in found["setBy"]
     assert {"name": "seed", "source": "default"} in found["setBy"]
+    assert {"name": "draftVocabSize", "source": "warmStart"} in found["setBy"]
     assert {key: found[key] for key in ("output", "image", "preset", "datasetDigest", "warmStart")} == {
         "output": "s3://out/here",
         "image": "specop/trainer:1",
@@ -77,6 +133,14 @@ def test_everything_is_frozen_before_the_job() -> None:
         "datasetDigest": build.sha("data"),
         "warmStart": {"name": "agent-v0", **build.weights("agent-v0").to_json()},
     }
+
+
+def test_the_parents_draft_vocabulary_goes_before_the_presets_and_may_be_set() -> None:
+    parent, house = build.drafter("agent-v0"), preset(hyperparameters={"draftVocabSize": 8192})
+    found = resolved(observed(build.training(preset="house", **WARM), parent=parent, preset=house))
+    assert found["hyperparameters"]["draftVocabSize"] == 4096
+    same = build.training(hyperparameters={"draftVocabSize": 4096}, **WARM)
+    assert resolved(observed(same, parent=parent))["hyperparameters"]["draftVocabSize"] == 4096
 
 
 @pytest.mark.parametrize(
@@ -241,16 +305,48 @@ def test_a_run_of_several_nodes_settles() -> None:
     assert conditions(found) == {"Succeeded": ("True", "Completed")}
 
 
-def test_a_target_of_a_family_that_is_not_proven_is_trained_for_with_a_warning() -> None:
+def dataset_for(architecture: str) -> SpeculatorDataset:
     dataset = build.finished_dataset()
     assert dataset.status.result
-    result = dataset.status.result.model_copy(update={"target": build.facts(architecture="UnheardForCausalLM")})
-    dataset = dataset.model_copy(update={"status": dataset.status.model_copy(update={"result": result})})
-    for given, warned in ((dataset, True), (build.finished_dataset(), False)):
+    result = dataset.status.result.model_copy(update={"target": build.facts(architecture=architecture)})
+    return dataset.model_copy(update={"status": dataset.status.model_copy(update={"result": result})})
+
+
+def test_a_target_of_a_family_that_is_not_proven_is_trained_for_with_a_warning() -> None:
+    for given, warned in ((dataset_for("UnheardForCausalLM"), True), (build.finished_dataset(), False)):
         status = training_job.plan(observed(build.training(), dataset=given), build.at(0)).status
         assert status
         assert ("TargetUnproven" in {c["reason"] for c in status["conditions"]}) == warned
         assert status["resolved"]
+
+
+def test_where_unproven_targets_are_refused_there_is_no_pod_for_one_until_the_policy_changes() -> None:
+    refusing = build.runtimes().model_copy(update={"unproven_targets": "Refuse"})
+    unheard = replace(observed(build.training(), dataset=dataset_for("UnheardForCausalLM")), runtimes=refusing)
+    plan = training_job.plan(unheard, build.at(0))
+    assert plan.status
+    found = {c["type"]: (c["status"], c["reason"]) for c in plan.status["conditions"]}
+    assert found == {
+        "Succeeded": ("Unknown", "TargetUnproven"),
+        "Stalled": ("True", "TargetUnproven"),
+        "TargetProven": ("False", "TargetUnproven"),
+    }
+    message = next(c["message"] for c in plan.status["conditions"] if c["type"] == "Stalled")
+    assert "UnheardForCausalLM" in message
+    assert "use a target of one of these" in message
+    assert (plan.creates, plan.applies, "resolved" in plan.status) == ((), (), False)
+    proven = replace(observed(build.training()), runtimes=refusing)
+    assert resolved(proven)
+    refused = build.training(status=plan.status)
+    assert resolved(replace(unheard, obj=refused, runtimes=build.runtimes()))
+
+
+def test_a_run_that_has_begun_goes_on_where_its_target_is_refused_from_now_on() -> None:
+    inputs = observed(build.training(), dataset=dataset_for("UnheardForCausalLM"))
+    begun = build.training(status=training_job.plan(inputs, build.at(0)).status)
+    refusing = build.runtimes().model_copy(update={"unproven_targets": "Refuse"})
+    plan = training_job.plan(replace(inputs, obj=begun, runtimes=refusing), build.at(1))
+    assert [create.body["kind"] for create in plan.creates] == ["Job"]
 
 
 def test_another_parallelism_holds_from_the_next_resume_on() -> None:

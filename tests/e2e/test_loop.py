@@ -121,13 +121,10 @@ def pod(world: World, role: str) -> str:
 
 
 def test_the_loop_closes_twice_and_loses_nothing(world: World) -> None:
-    try:
+    with logged(world):
         first_generation(world)
         engine_killed(world)
         second_generation(world)
-    except BaseException:
-        leave.logs(world)
-        raise
 
 
 SEEDED = """
@@ -146,17 +143,67 @@ spec:
 def test_an_engine_beside_the_job_answers_seeds(world: World) -> None:
     (world.out / "seeded.yaml").write_text(SEEDED)
     world.kubectl("apply", "-f", str(world.out / "seeded.yaml"))
-    try:
-        made = lambda: world.objects.get(SpeculatorDataset, "seeded").status.result  # noqa: E731
+    made = lambda: world.objects.get(SpeculatorDataset, "seeded").status.result  # noqa: E731
+    with logged(world):
         until(420, "the engine answers, and the dataset is there", lambda: made() is not None)
-    except BaseException:
-        leave.logs(world)
-        raise
     result = made()
     assert result is not None
     assert result.counts.regenerated + result.counts.unanswered == 12, "as many as it asks for"
     job = lambda: json.loads(world.kubectl("get", "job", "seeded-dataset", "-o", "json"))["status"]  # noqa: E731
     until(60, "the engine ends with the Job's process", lambda: job().get("succeeded") == 1)
+
+
+ASKED = """
+apiVersion: specop.dev/v1alpha1
+kind: SpeculatorDataset
+metadata: {name: asked}
+spec:
+  target: {uri: "s3://models/tiny"}
+  sources: [{name: code, seeds: {set: code}, maxConversations: 12}]
+  regenerate: {maxTokens: 16, endpointRef: {name: agent}}
+"""
+
+
+def test_an_endpoint_found_by_its_name_answers_seeds(world: World) -> None:
+    (world.out / "asked.yaml").write_text(ASKED)
+    world.kubectl("apply", "-f", str(world.out / "asked.yaml"))
+    made = lambda: world.objects.get(SpeculatorDataset, "asked").status.result  # noqa: E731
+    with logged(world):
+        until(240, "the endpoint answers, and the dataset is there", lambda: made() is not None)
+    result = made()
+    assert result is not None
+    assert result.counts.regenerated + result.counts.unanswered == 12, "as many as it asks for"
+
+
+TWO_NODES = """
+apiVersion: specop.dev/v1alpha1
+kind: SpeculatorTrainingJob
+metadata: {name: together}
+spec:
+  target: {uri: "s3://models/tiny"}
+  datasetRef: {name: agent-v1}
+  parallelism: {nodes: 2}
+  hyperparameters: {draftVocabSize: 128, batchTokens: 1024, maxSteps: 12}
+"""
+
+
+def test_two_pods_that_find_each_other_by_name_train_one_drafter(world: World) -> None:
+    (world.out / "together.yaml").write_text(TWO_NODES)
+    world.kubectl("apply", "-f", str(world.out / "together.yaml"))
+    with logged(world):
+        until(300, "both have trained", lambda: _finished(world, "together"))
+    names = world.kubectl("get", "pods", "-l", "batch.kubernetes.io/job-name=together-training", "-o", "name")
+    assert len(names.split()) == 2, names
+
+
+@contextmanager
+def logged(world: World) -> Iterator[None]:
+    """Leave the logs of all pods where what is done here fails."""
+    try:
+        yield
+    except BaseException:
+        leave.logs(world)
+        raise
 
 
 def first_generation(world: World) -> None:

@@ -143,11 +143,12 @@ def get(url, **more):
             time.sleep(0.5)
 request = urllib.request.Request("https://10.96.0.1/api/v1/secrets")
 request.add_header("Authorization", "Bearer " + open(account + "/token").read())
-print(get("http://10.96.0.77/passwd"), get("{up.s3.pod_endpoint}/health"), get(request, context=context))
+urls = ["http://10.96.0.77/passwd", "http://server.{NAMESPACE}/passwd", "{up.s3.pod_endpoint}/health"]
+print(*map(get, urls), get(request, context=context))
 """
     apply(up, pod("client", script))
     assert finished(up, "client") == "Succeeded"
-    assert kubectl(up, "logs", "client").split() == ["200", "200", "403"]
+    assert kubectl(up, "logs", "client").split() == ["200", "200", "200", "403"]
     assert "65532" in kubectl(up, "exec", "server", "--", "id")
     kubectl(up, "delete", "pod", "server", "--now")
 

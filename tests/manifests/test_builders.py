@@ -7,7 +7,8 @@ import pytest
 
 from specop.api.endpoint import EndpointSpec
 from specop.api.shared import Json, Storage
-from specop.manifests.common import merge_templates, number
+from specop.common.quantity import amount
+from specop.manifests.common import merge_templates
 from specop.manifests.engine import engine_args
 from specop.manifests.runtime import StorageDefaults
 from specop.manifests.serving import ArmSpec, default_images, inputs, live_images
@@ -188,4 +189,4 @@ def test_a_training_job_survives_disruption_and_stops_at_a_users_error() -> None
     [("0", 0), ("200Gi", 200 << 30), ("1.5G", 1_500_000_000), ("2e3", 2000), ("1E", 10**18), ("1500m", 1)],
 )
 def test_quantities_are_numbers(quantity: str, expected: int) -> None:
-    assert number(quantity) == expected
+    assert int(amount(quantity)) == expected

@@ -25,6 +25,7 @@ CASES: dict[str, tuple[Path, list[str]]] = {
         [
             *("--set", "watchNamespaces={team-a,team-b}", "--set", "networkPolicy.enabled=true"),
             *("--set", "replicas=2", "--set", "lease.enabled=true", "--set", "storage.output=s3://bucket/specop"),
+            *("--set", "unprovenTargets=Refuse"),
             *(
                 "--set",
                 "runtimes.serving.mounts[0].claimName=env",
@@ -84,6 +85,7 @@ def test_lint() -> None:
         pytest.param(["--set", "storage.output=bucket"], "output", id="not a URI"),
         pytest.param(["--set-json", "runtimes.trainer.command=[]"], "command", id="no command"),
         pytest.param(["--set", "operator.logLevel=LOUD"], "logLevel", id="not a level"),
+        pytest.param(["--set", "unprovenTargets=Ignore"], "unprovenTargets", id="not a policy"),
     ],
 )
 def test_wrong_values_are_refused_by_name(values: list[str], wrong: str) -> None:

@@ -14,12 +14,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from specop.api import reasons
+from specop.api.dataset import DatasetFacts
 from specop.api.jobs import CONFIG_ENV, Outcome, RunConfig
 from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
 from specop.storage.base import StorageUnreachable
-from specop.storage.job import MAX_TERMINATION_BYTES, Job, Preempted
+from specop.storage.job import MAX_TERMINATION_BYTES, Job, Preempted, run_job
+from specop.storage.local import LocalStore
 from specop.storage.page import ProgressPage
-from tests.storage.job_process import SECRET, facts
+from tests.storage.job_process import SECRET, facts, other_result
 from tests.storage.server import free_port
 
 PROGRAM = Path(__file__).with_name("job_process.py")
@@ -229,3 +231,46 @@ def test_what_must_not_be_lost_waits_for_the_store(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("specop.storage.job.PATIENCE_SECONDS", -1.0)
     with pytest.raises(StorageUnreachable):
         job.patiently(publishes)
+
+
+class Away(LocalStore):
+    """Storage that does not answer, so and so many times."""
+
+    refusals = 0
+
+    def get(self, uri: str) -> bytes:
+        self._answers()
+        return super().get(uri)
+
+    def put_if_absent(self, uri: str, data: bytes) -> bool:
+        self._answers()
+        return super().put_if_absent(uri, data)
+
+    def _answers(self) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise StorageUnreachable("no answer")
+
+
+@pytest.mark.parametrize(("rank", "raced"), [("0", False), ("0", True), ("1", True)], ids=["first", "second", "rank 1"])
+def test_the_result_of_a_work_waits_for_the_store(
+    rank: str, raced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, config = Away(), RunConfig(uid="u", namespace="n", name="j", output=f"file://{tmp_path}", target="s3://t/t")
+    monkeypatch.setattr("specop.storage.job.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("specop.storage.job.open_store", lambda *_: store)
+    monkeypatch.setattr("specop.storage.job.json_logging.setup", lambda: None)
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv(CONFIG_ENV, config.model_dump_json())
+
+    def work(_: RunConfig, __: Job[RunConfig]) -> DatasetFacts:
+        if raced:
+            store.put(f"file://{tmp_path}/runs/u/result.json", other_result())
+        store.refusals = 3
+        return facts("works")
+
+    said = tmp_path / "termination-log"
+    assert run_job("dataset", RunConfig, work, ["--port=0", f"--work={tmp_path}/w", f"--termination-log={said}"]) == 0
+    expected = Outcome(kind="dataset", ok=True, dataset=facts("other" if raced else "works"))
+    assert (store.refusals, _read(tmp_path / "runs" / "u" / "result.json")) == (0, expected)
+    assert _read(said) == (expected if rank == "0" else None)

@@ -19,7 +19,7 @@ from torch import Tensor
 from specop.common.errors import EXIT_PREEMPTED
 from specop.storage.local import LocalStore
 from specop.trainer import batches
-from specop.trainer.checkpoint import Checkpoints
+from specop.trainer.checkpoint import Checkpoints, Progress
 from specop.trainer.group import Group, PeerLost, Place
 from specop.trainer.loop import Loop
 from tests.trainer.tiny_run import World, parts
@@ -54,9 +54,12 @@ class Run:
     last_leaves_in: str = ""
     """Collective of `Shards` in which the last rank ends without a word, at the third step."""
     port: int = field(default_factory=free_port)
+    earlier: int = field(default=0, init=False)
+    """Steps that runs in this folder had recorded before this one."""
 
     def start(self) -> list[BaseProcess]:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.earlier = len(self._records())
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.trainer.ranks"])
         processes: list[BaseProcess] = [
@@ -88,18 +91,33 @@ class Run:
 
     def kept(self) -> dict[str, Tensor]:
         """Tensors of the newest checkpoint."""
+        return self._newest()[1]
+
+    def kept_step(self) -> int:
+        """Step after which the newest checkpoint was written."""
+        return self._newest()[0].step
+
+    def _newest(self) -> tuple[Progress, dict[str, Tensor]]:
         found = self.checkpoints().newest()
         assert found
-        return found[1]
+        return found
 
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder / "local", LocalStore(), f"file://{self.folder}/stored", "inputs")
 
     def losses(self) -> dict[int, float]:
         """Loss of every step, as it was computed last."""
+        return dict(self._records())
+
+    def first_step(self) -> int:
+        """Step that this run did first."""
+        return self._records()[self.earlier][0]
+
+    def _records(self) -> list[tuple[int, float]]:
+        """Step and loss, in the order that they were done in, over all runs in this folder."""
         file = self.folder / "losses"
         lines = file.read_text().split("\n")[:-1] if file.exists() else []
-        return dict(json.loads(line) for line in lines)
+        return [(step, loss) for step, loss in map(json.loads, lines)]
 
 
 class Recording(Group):

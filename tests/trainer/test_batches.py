@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from specop.api import reasons
 from specop.api.preset import DEFAULTS
+from specop.api.training_job import TrainingRows
 from specop.common.errors import UserError
-from specop.trainer.batches import PACK_TOKENS, Plan, Row, epoch_batches, read_rows
+from specop.trainer.batches import PACK_TOKENS, Plan, Row, epoch_batches, read_counted, read_rows
 from specop.trainer.config import recipe
 from tests.trainer.tiny_run import SCHEMA, World
 
@@ -66,6 +67,24 @@ def test_rows_are_cut_at_the_right_end(world: World) -> None:
         assert all(end <= 16 for _, end in row.spans)
 
 
+def test_rows_are_cut_or_dropped_and_all_of_them_counted(tmp_path: Path) -> None:
+    row = {"input_ids": [1] * 20, "spans": [{"start": 3, "end": 20}], "constrained": False}
+    table = [
+        {**row, "key": "long"},
+        {**row, "key": "late", "spans": [{"start": 14, "end": 20}]},
+        {**row, "key": "fits", "input_ids": [1] * 10, "spans": [{"start": 3, "end": 10}]},
+        {**row, "key": "mute", "input_ids": [1] * 10, "spans": []},
+    ]
+    file = tmp_path / "train-00000.parquet"
+    pq.write_table(pa.Table.from_pylist(table, schema=SCHEMA), file)
+    rows, counts = read_counted([file], 10, 259, drop=False)
+    assert [row.key for row in rows] == ["long", "fits"]
+    assert counts == TrainingRows(learned=2, cut=1, unlabelled=2)
+    rows, counts = read_counted([file], 10, 259, drop=True)
+    assert [row.key for row in rows] == ["fits"]
+    assert counts == TrainingRows(learned=1, dropped=2, unlabelled=1)
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
@@ -78,6 +97,22 @@ def test_rows_are_cut_at_the_right_end(world: World) -> None:
 def test_rows_that_break_the_contract_are_refused(changed: dict[str, object], says: str, tmp_path: Path) -> None:
     row = {"key": "a", "input_ids": [1] * 10, "spans": [{"start": 3, "end": 9}], "constrained": False}
     pq.write_table(pa.Table.from_pylist([{**row, **changed}], schema=SCHEMA), tmp_path / "train-00000.parquet")
+    with pytest.raises(UserError, match=says) as raised:
+        read_rows([tmp_path / "train-00000.parquet"], 100, 259)
+    assert raised.value.reason == reasons.DATASET_CORRUPT
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (pa.table({"key": ["a"], "source": ["logs"], "input_ids": [[1, 2]]}), "has no column spans: build the dataset"),
+        (pa.table({"key": ["a"], "source": ["logs"], "input_ids": [["1"]]}), "input_ids is list<.*string>, but holds"),
+        (pa.table({"key": ["a"], "source": ["logs"], "input_ids": [[1.0]]}), "input_ids is list<.*double>, but holds"),
+    ],
+    ids=["missing", "text", "decimals"],
+)
+def test_columns_that_are_not_a_datasets_are_refused(table: pa.Table, says: str, tmp_path: Path) -> None:
+    pq.write_table(table, tmp_path / "train-00000.parquet")
     with pytest.raises(UserError, match=says) as raised:
         read_rows([tmp_path / "train-00000.parquet"], 100, 259)
     assert raised.value.reason == reasons.DATASET_CORRUPT

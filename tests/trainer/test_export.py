@@ -1,6 +1,9 @@
 """The exported files: complete, accepted, and the same drafter when read back."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,8 @@ from specop.storage.local import LocalStore
 from specop.storage.target import target_facts
 from specop.trainer.export import Layout, read_drafter, write_drafter
 from tests.tiny import AUX_LAYERS, NUM_LAYERS
-from tests.trainer.tiny_run import World, parts
+from tests.trainer.fresh_process import STEPS
+from tests.trainer.tiny_run import ROOT, World, parts
 
 VERIFIER = {"name_or_path": "target", "architectures": ["LlamaForCausalLM"]}
 
@@ -61,6 +65,27 @@ def test_what_is_written_is_accepted_and_is_the_same_drafter(
     assert "embed_tokens.weight" not in tensors
     prefixes = {name.split("self_attn")[0] for name in tensors if "self_attn" in name}
     assert prefixes == {"layers.0." if layout == "Speculators" else "midlayer."}
+
+
+def test_a_fresh_process_makes_the_same_logits_of_the_files(world: World, tmp_path: Path) -> None:
+    model, course, _ = parts(world, tmp_path)
+    weights = {name: tensor.bfloat16().float() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(weights)
+    write_drafter(tmp_path / "d", model.config, weights, course.vocabulary_D, steps=STEPS, verifier=VERIFIER)
+    pack = course.holdout.pack([0, 1], torch.device("cpu"))
+    torch.save(pack, tmp_path / "pack")
+    files = [world.folder, tmp_path / "d", tmp_path / "pack", tmp_path / "result"]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run(
+        [sys.executable, "-m", "tests.trainer.fresh_process", *map(str, files)],
+        env={**os.environ, **threads, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+        check=True,
+    )
+    kept_D, found = torch.load(tmp_path / "result")
+    assert torch.equal(kept_D, course.vocabulary_D)
+    with torch.no_grad():
+        expected = [model.lm_head(h) for h in model.unroll(pack, STEPS)]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(expected, found, strict=True))
 
 
 def test_no_key_is_left_to_a_reader_s_default(world: World, tmp_path: Path) -> None:

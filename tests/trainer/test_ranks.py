@@ -55,9 +55,15 @@ def test_the_losses_are_those_of_one_process(
 def test_a_killed_run_goes_on_with_fewer_processes(world: World, alone: Alone, tmp_path: Path) -> None:
     changed = {**alone.changed, "checkpoint_seconds": 0.05}
     Run(world, tmp_path, size=4, sharded=True, changed=changed).kill_at(15)
-    Run(world, tmp_path, size=2, changed=changed).kill_at(32)
-    last = Run(world, tmp_path, size=1, changed=changed)
+    second, last = (Run(world, tmp_path, size=size, changed=changed) for size in (2, 1))
+    kept = second.kept_step()
+    assert kept > 0
+    second.kill_at(32)
+    assert second.first_step() == kept + 1  # it went on, and did not begin anew
+    newest = last.kept_step()
+    assert newest > kept
     assert last.finish() == pytest.approx(alone.losses, rel=1e-4)
+    assert last.first_step() == newest + 1
     same(last.kept(), alone.kept)
 
 

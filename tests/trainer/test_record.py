@@ -126,7 +126,7 @@ def test_the_page_shows_mfu_memory_and_the_last_evaluation(world: World, tmp_pat
     display.measure_by(METER)
     display.training(progress(10), 40, 123.4)
     shown = job.page.body
-    assert (shown["mfuPercent"], shown["tokensPerSecond"], shown["etaSeconds"]) == (25, 123, 8)
+    assert (shown["mfuPercent"], shown["tokensPerSecond"], shown["etaSeconds"], shown["eta"]) == (25, 123, 8, "8s")
     assert shown["memoryMib"] % 64 == 0
     display.trained(progress(10, 40))
     assert job.page.body["acceptanceLength"] == "1.400"
@@ -240,6 +240,23 @@ def test_a_tracker_that_fails_is_told_nothing_more(
     assert made[-1].told == 1
     assert "Broken failed" in caplog.text
     assert "secret host" not in caplog.text
+
+
+def test_tensorboard_reads_from_storage_what_a_run_logged(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = Trackers("TensorBoard", run_config(tmp_path), tmp_path / "work", LocalStore())
+    for step in (10, 20):
+        found.log(step, {"loss": 3.0 / step, "acceptanceLength": 2.0})
+    found.flush()
+    kept = tmp_path / "out" / "runs" / "u" / "tensorboard"
+    assert list(kept.iterdir())  # while it runs, too
+    found.log(30, {"loss": 0.125})
+    found.close()
+    shown = reader.EventAccumulator(str(kept)).Reload()
+    assert sorted(shown.Tags()["scalars"]) == ["acceptanceLength", "loss"]
+    assert [(event.step, event.value) for event in shown.Scalars("loss")] == [
+        *((10, pytest.approx(0.3)), (20, pytest.approx(0.15)), (30, pytest.approx(0.125)))
+    ]
 
 
 @pytest.mark.parametrize(

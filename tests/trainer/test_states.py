@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from specop.api import reasons
+from specop.api.training_job import TrainingRows
 from specop.common.errors import UserError
 from specop.trainer.batches import Row
 from specop.trainer.cache import passes
@@ -132,11 +133,11 @@ def test_processes_of_a_node_make_a_part_each_and_open_the_others(tmp_path: Path
 def test_states_that_are_not_finite_have_their_reason(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         made(tmp_path, Counting(float("nan")))
-    assert raised.value.reason == reasons.WEIGHTS_INVALID
+    assert raised.value.reason == reasons.TARGET_NOT_FINITE
     states = made(tmp_path / "online", Counting(float("inf")), 0)
     with pytest.raises(UserError) as raised, closing(feed(states, [[0]], CPU)) as packs:
         next(packs)
-    assert raised.value.reason == reasons.WEIGHTS_INVALID
+    assert raised.value.reason == reasons.TARGET_NOT_FINITE
 
 
 def test_packs_are_assembled_ahead_in_order_and_no_further(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_a_run_that_keeps_nothing_learns_what_one_that_keeps_all_learns(world: W
 
 def test_passes_count_what_the_run_reads(world: World, tmp_path: Path) -> None:
     _, course, _ = parts(world, tmp_path, 0, epochs=4, max_steps=None)
-    inputs = Inputs(None, tmp_path, list(course.train.rows), [], None)  # type: ignore[arg-type]
+    inputs = Inputs(None, tmp_path, list(course.train.rows), [], None, TrainingRows())  # type: ignore[arg-type]
     assert passes(inputs, course.recipe) == 4
     _, few, _ = parts(world, tmp_path, 0, epochs=4, max_steps=1, batch_tokens=128)
     assert passes(inputs, few.recipe) < 0.5

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from specop.api import reasons
+from specop.api.preset import DEFAULTS
 from specop.api.training_job import LossTerm
 from specop.common.errors import UserError
 from specop.storage.job import Preempted
 from specop.trainer.batches import Batch, Pack, label_counts
 from specop.trainer.checkpoint import Progress
+from specop.trainer.config import recipe
+from specop.trainer.divergence import ceiling, check_growth
 from specop.trainer.loop import Loop, evaluation_steps, judge
 from specop.trainer.losses import StepWeights
 from specop.trainer.model import Eagle3
@@ -142,6 +145,46 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_reason(world: World, tm
     with pytest.raises(UserError, match="learningRate") as raised:
         loop(model, course, tmp_path).run(nothing)
     assert raised.value.reason == reasons.TRAINING_DIVERGED
+
+
+@pytest.mark.parametrize("loss", ["CE", "LKHybrid"])
+def test_a_loss_that_grows_without_end_ends_the_run_with_its_reason(loss: Any, world: World, tmp_path: Path) -> None:
+    model, course, _ = parts(world, tmp_path, loss=[LossTerm(name=loss)], learning_rate="10", max_steps=100)
+    training = loop(model, course, tmp_path)
+    with pytest.raises(UserError, match=r"grown without end.*learningRate") as raised:
+        training.run(nothing)
+    assert raised.value.reason == reasons.TRAINING_DIVERGED
+    assert training.progress.step < 60
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"loss": [LossTerm(name="CE")], "learning_rate": "0.02"},
+        {"loss": [LossTerm(name="LKHybrid")], "learning_rate": "0.02"},
+        {"loss": [LossTerm(name="LKAlpha")], "learning_rate": "0.1"},
+    ],
+    ids=["CE", "LKHybrid", "LKAlpha"],
+)
+def test_a_run_of_ten_times_the_best_rate_is_never_taken_for_lost(
+    knobs: dict[str, Any], world: World, tmp_path: Path
+) -> None:
+    model, course, _ = parts(world, tmp_path, **knobs)
+    training, beyond = loop(model, course, tmp_path), set[int]()
+    training.run(lambda progress, *_: beyond.add(progress.beyond))
+    assert beyond == {0}
+
+
+def test_a_warm_start_may_lose_all_it_knew() -> None:
+    knobs = recipe(DEFAULTS.model_copy(update={"decoding_heads": 2, "step_decay": "0.5"}))
+    nothing_known = 1.5 * math.log(1000)
+    assert ceiling(knobs, 1000, first_loss=0.3) == pytest.approx(3 * nothing_known)
+    assert ceiling(knobs, 1000, first_loss=20.0) == 60.0
+    progress = Progress()
+    for loss in (0.3, *([3.1 * nothing_known] * 49), 2.9 * nothing_known, *([1e6] * 49)):
+        check_growth(progress, loss, knobs, 1000)
+    with pytest.raises(UserError, match="grown without end"):
+        check_growth(progress, 1e6, knobs, 1000)
 
 
 @pytest.mark.parametrize("when", [2, 4])

@@ -22,7 +22,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- /* What the operator reads at its start: operator/settings.py. */}}
 {{- define "specop.settings" -}}
 {{- $image := include "specop.image" . }}
-{{- $runtimes := dict "jobTtlSeconds" .Values.jobTtlSeconds }}
+{{- $runtimes := dict "jobTtlSeconds" .Values.jobTtlSeconds "unprovenTargets" .Values.unprovenTargets }}
 {{- range $role, $runtime := .Values.runtimes }}
 {{- $resources := dict }}
 {{- range $part, $quantities := $runtime.resources }}

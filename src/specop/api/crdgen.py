@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from specop.api.kinds import CATEGORY, KINDS, Kind
+from specop.api.kinds import CATEGORY, KINDS, Column, Kind
 from specop.api.reference import reference
 from specop.api.schema import NotStructuralError, object_schema
 from specop.api.structural import check_structural
@@ -38,9 +38,7 @@ def crd(kind: Kind) -> Crd:
         "name": VERSION,
         "served": True,
         "storage": True,
-        "additionalPrinterColumns": [
-            {"name": column.name, "type": column.type, "jsonPath": column.path} for column in kind.columns
-        ],
+        "additionalPrinterColumns": [_column(column) for column in kind.columns],
         "schema": {"openAPIV3Schema": schema},
     }
     if kind.has_status:
@@ -109,6 +107,11 @@ def main(arguments: list[str] | None = None) -> int:
     for path in differing:
         sys.stderr.write(f"{path} differs from src/specop/api: run python -m specop.api.crdgen --write\n")
     return 1 if differing else 0
+
+
+def _column(column: Column) -> Crd:
+    shown = {"name": column.name, "type": column.type, "jsonPath": column.path}
+    return {**shown, "priority": 1} if column.wide else shown
 
 
 def _scale() -> Crd:

@@ -51,7 +51,7 @@ def unproven(architecture: str) -> str | None:
         return None
     return (
         f"targets of {architecture} are not proven: that trainer and engine see the same states was checked for "
-        f"{', '.join(family.name for family in families())} alone; watch the acceptance length"
+        f"{', '.join(family.name for family in families())} alone"
     )
 
 

@@ -21,6 +21,8 @@ class Column:
     name: str
     path: str
     type: str = "string"
+    wide: bool = False
+    """Shown with `-o wide` alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,12 @@ KINDS: tuple[Kind, ...] = (
             Column("Step", ".status.progress.step", "integer"),
             Column("AcceptLen", ".status.progress.acceptanceLength"),
             Column("Drafter", ".status.drafter.name"),
+            Column("Steps", ".status.progress.totalSteps", "integer", wide=True),
+            Column("Tok/s", ".status.progress.tokensPerSecond", "integer", wide=True),
+            Column("MFU%", ".status.progress.mfuPercent", "integer", wide=True),
+            Column("MemMiB", ".status.progress.memoryMib", "integer", wide=True),
+            Column("Loss", ".status.progress.loss", wide=True),
+            Column("ETA", ".status.progress.eta", wide=True),
             AGE,
         ),
     ),

@@ -8,7 +8,7 @@ from pydantic import Field
 from specop.api.base import Model, Resource
 from specop.api.dataset import DatasetFacts
 from specop.api.markers import Cel
-from specop.api.shared import PodTemplate
+from specop.api.shared import Contract, PodTemplate
 from specop.api.training_job import Hyperparameters, LossTerm, Provenance
 
 
@@ -59,6 +59,7 @@ DEFAULTS = Hyperparameters(
     epochs=6,
     batch_tokens=2048,
     max_length=8192,
+    long_rows="Cut",
     evaluations=8,
     checkpoint_seconds=60,
     seed=0,
@@ -81,40 +82,52 @@ REFERENCE_HIDDEN, REFERENCE_TOKENS = 576, 100_000
 """Hidden size of the target, and tokens of the dataset, for which the defaults of what is scaled were found."""
 MOST_BATCH_TOKENS = 131_072
 LEAST_RATE, MOST_RATE = 2e-5, 2e-3
+EVALUATIONS_A_PASS, MOST_EVALUATIONS = 2, 1000
 
 
-def scaled(dataset: DatasetFacts, batch_tokens: int | None) -> Hyperparameters:
-    """Scale what depends on target and dataset; `batch_tokens` where it is set already.
+def scaled(dataset: DatasetFacts, given: Hyperparameters) -> Hyperparameters:
+    """Scale what depends on target and dataset to them, and to what is given already.
 
     Batch: grows with the square root of the dataset's tokens, as a power of two between the default and 131,072, so
     that a larger dataset gives more steps as well as larger ones. Learning rate: falls with the target's hidden size
     (Adam's rate for hidden matrices goes by one over their width: Tensor Programs V, table 3) and grows with the fourth
     root of the batch; between 2e-5 and 2e-3. For an 8B target and 1e9 tokens that is 2.8e-4 at 131,072 tokens, where
-    published recipes of EAGLE-3 take 1e-4 to 4e-4.
+    published recipes of EAGLE-3 take 1e-4 to 4e-4. Evaluations: where the default is fewer than two a pass over the
+    dataset, two, because the best weights are kept of those alone that were judged.
     """
     least, rate = DEFAULTS.batch_tokens, DEFAULTS.learning_rate
     assert least
     assert rate
+    assert DEFAULTS.evaluations
     wanted = least * math.sqrt(max(dataset.tokens, 1) / REFERENCE_TOKENS)
-    batch = batch_tokens or min(MOST_BATCH_TOKENS, 2 ** math.floor(math.log2(max(wanted, least))))
+    batch = given.batch_tokens or min(MOST_BATCH_TOKENS, 2 ** math.floor(math.log2(max(wanted, least))))
     width = REFERENCE_HIDDEN / dataset.target.hidden_size
     found = float(rate) * width * (batch / least) ** 0.25
+    passes = float(given.epochs or DEFAULTS.epochs or 0)
+    if given.max_steps:
+        passes = min(passes, given.max_steps * batch / max(dataset.tokens, 1))
+    evaluations = min(MOST_EVALUATIONS, math.ceil(EVALUATIONS_A_PASS * passes))
     return Hyperparameters(
-        batch_tokens=batch, learning_rate=f"{float(f'{min(max(found, LEAST_RATE), MOST_RATE):.2g}'):f}".rstrip("0")
+        batch_tokens=batch,
+        learning_rate=f"{float(f'{min(max(found, LEAST_RATE), MOST_RATE):.2g}'):f}".rstrip("0"),
+        evaluations=evaluations if evaluations > DEFAULTS.evaluations else None,
     )
 
 
 def resolve(
-    name: str, preset: PresetSpec, spec: Hyperparameters, dataset: DatasetFacts
+    name: str, preset: PresetSpec, spec: Hyperparameters, dataset: DatasetFacts, parent: Contract | None = None
 ) -> tuple[Hyperparameters, list[Provenance]]:
     """Fill what the job left unset: from the preset, then scaled to target and dataset, then from the defaults.
 
-    Says who set what.
+    What the drafter to start from (`parent`) decides, its draft vocabulary, goes before all of these. Says who set
+    what.
     """
+    given = Hyperparameters.model_validate({**preset.hyperparameters.to_json(), **spec.to_json()})
     sources = (
         ("spec", spec),
+        ("warmStart", Hyperparameters(draft_vocab_size=parent.draft_vocab_size if parent else None)),
         (f"preset/{name}", preset.hyperparameters),
-        ("scaled", scaled(dataset, spec.batch_tokens or preset.hyperparameters.batch_tokens)),
+        ("scaled", scaled(dataset, given)),
         ("default", DEFAULTS),
     )
     values: dict[str, object] = {}

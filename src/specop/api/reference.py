@@ -38,10 +38,11 @@ def reference(crds: Mapping[Kind, Schema]) -> str:
 
 def _kind_section(kind: Kind, schema: Schema, shared: Blocks) -> str:
     scope = "namespaced" if kind.namespaced else "cluster-scoped"
-    columns = " ".join(column.name.upper() for column in kind.columns)
+    columns, wide = (" ".join(c.name.upper() for c in kind.columns if c.wide == wide) for wide in (False, True))
+    more = f"; with `-o wide` also `{wide}`" if wide else ""
     lines = [
         f"## {kind.model.KIND}\n",
-        f"{schema['description']} Short name `{kind.short_name}`, {scope}. Columns: `NAME {columns}`.\n",
+        f"{schema['description']} Short name `{kind.short_name}`, {scope}. Columns: `NAME {columns}`{more}.\n",
         _TABLE,
     ]
     fixed = {

@@ -59,6 +59,16 @@ class Hyperparameters(Model):
             "with warmupPercent must be at most 100: the learning rate cannot rise and fall at once",
             ".decayPercent",
         ),
+        Cel(
+            "!has(self.decayPercent) || !has(self.scheduler) || self.scheduler == 'WSD'",
+            "is read by scheduler WSD alone: leave it out, or set scheduler WSD",
+            ".decayPercent",
+        ),
+        Cel(
+            "!has(self.lkEta) || !has(self.loss) || self.loss.exists(term, term.name == 'LKHybrid')",
+            "is read by the loss LKHybrid alone: leave it out, or name LKHybrid in loss",
+            ".lkEta",
+        ),
     )
 
     architecture: Literal["Eagle3", "Eagle31"] | None = Field(
@@ -73,7 +83,10 @@ class Hyperparameters(Model):
         "are sampled and the loss is an LK one. The best weights are chosen by it.",
     )
     draft_vocab_size: Annotated[int, Field(ge=64, le=1_048_576)] | None = Field(
-        default=None, description="Most frequent supervised tokens that the drafter can propose."
+        default=None,
+        description="Tokens that the drafter can propose: the most frequent supervised ones, and hardly any that the "
+        "dataset lacks; as many as the target has, or more, for all. With warmStart it is the parent's, and only the "
+        "same may be set.",
     )
     loss: (
         Annotated[
@@ -129,10 +142,15 @@ class Hyperparameters(Model):
         default=None, description="Tokens of one optimiser step."
     )
     max_length: Annotated[int, Field(ge=64, le=1_048_576)] | None = Field(
-        default=None, description="Longer rows are cut at the right end."
+        default=None, description="Most tokens of a row; longRows says what becomes of longer ones."
+    )
+    long_rows: Literal["Cut", "Drop"] | None = Field(
+        default=None,
+        description="What becomes of rows to learn from over maxLength: Cut takes their first maxLength "
+        "tokens, Drop leaves them out. Held-out rows are always cut.",
     )
     evaluations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=None, description="Held-out evaluations over the run."
+        default=None, description="Held-out evaluations over the run; unset: 8, or two an epoch where that is more."
     )
     early_stop_evaluations: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=None,
@@ -258,7 +276,7 @@ class Provenance(Observed):
 
     name: Annotated[str, Field(max_length=64)] = Field(description="Name of the hyperparameter.")
     source: Annotated[str, Field(max_length=64)] = Field(
-        description="spec, preset/NAME, scaled (to target and dataset) or default."
+        description="spec, warmStart (the parent has it so), preset/NAME, scaled (to target and dataset) or default."
     )
 
 
@@ -315,6 +333,20 @@ class TrainingProgress(Observed):
         default=None, description="Newest held-out mean tokens per target step."
     )
     eta_seconds: int | None = Field(default=None, description="Estimate of the time that is left.")
+    eta: Annotated[str, Field(max_length=16)] | None = Field(
+        default=None, description="The same for people, such as 3m20s or 2h05m."
+    )
+
+
+class TrainingRows(Observed):
+    """What became of the rows to learn from; cut ones are among the learned, all others counted once."""
+
+    learned: int = Field(default=0, description="Rows that were learned from.")
+    cut: int = Field(default=0, description="Of these, rows cut at maxLength.")
+    dropped: int = Field(default=0, description="Rows left out because they are longer than maxLength.")
+    unlabelled: int = Field(
+        default=0, description="Rows left out because they have no token to learn, or none within maxLength."
+    )
 
 
 class TrainingSummary(Observed):
@@ -323,6 +355,7 @@ class TrainingSummary(Observed):
     steps: int = Field(default=0, description="Optimiser steps done.")
     seconds: int = Field(default=0, description="Time of training, over all resumes.")
     tokens: int = Field(default=0, description="Tokens trained.")
+    rows: TrainingRows | None = Field(default=None, description="What became of the rows to learn from.")
     tokens_per_second: int = Field(default=0, description="Mean over the run.")
     mfu_percent: int | None = Field(default=None, description="Model FLOPs utilisation, mean over the run.")
     gigaflops: int | None = Field(

@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from specop.api.contradictions import contradiction, without_effect
 from specop.api.dataset import SpeculatorDataset
 from specop.api.preset import BUILT_IN, PresetSpec, SpeculatorPreset, resolve
 from specop.api.training_job import Estimate, SpeculatorTrainingJob
@@ -50,7 +51,9 @@ def make(
     if spec is None:
         raise CliError(f"there is no preset {job.spec.preset}")
     knobs, _ = resolve(job.spec.preset, spec, job.spec.hyperparameters, dataset)
-    found = estimate_job(job, None, dataset, knobs, jobs)
+    if why := contradiction(knobs) or without_effect(job.spec.hyperparameters, knobs):
+        raise CliError(f"spec.{why}")
+    found = estimate_job(job, None, dataset, knobs, jobs, preset=spec.pod_template)
     if found is None:
         raise CliError(f"SpeculatorDataset {name} does not say how large its target is: build it again")
     return found

@@ -14,6 +14,7 @@ from specop.api.drafter import Drafter
 from specop.api.endpoint import DraftedEndpoint
 from specop.api.shared import DrafterRefStatus
 from specop.api.training_job import SpeculatorTrainingJob
+from specop.common.clock import format_duration
 from specop.common.hashing import short
 
 Ours = SpeculatorDataset | SpeculatorTrainingJob | Drafter | DraftedEndpoint
@@ -70,14 +71,8 @@ def named(drafter: DrafterRefStatus | None) -> str:
 
 
 def duration(seconds: int | None) -> str:
-    """Write `45s`, `3m20s`, `2h05m`."""
-    if seconds is None:
-        return NOTHING
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+    """Fill a cell with a duration, or leave a dash."""
+    return NOTHING if seconds is None else format_duration(seconds)
 
 
 def _endpoints(loop: Loop) -> tuple[tuple[str, ...], ...]:

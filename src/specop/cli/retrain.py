@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from specop.api import reasons
 from specop.api.base import Ref, Time
+from specop.api.contradictions import effective
 from specop.api.dataset import ObjectsSource, Source, SpeculatorDataset
 from specop.api.drafter import Drafter
 from specop.api.endpoint import DraftedEndpoint
@@ -126,9 +127,10 @@ def _dataset(name: str, last: SpeculatorDataset, since: Time | None, min_request
 
 def _job(name: str, last: SpeculatorTrainingJob, drafter: Drafter) -> Json:
     recipe = last.status.resolved.hyperparameters if last.status.resolved else last.spec.hyperparameters
+    recipe = recipe.model_copy(update={"draft_vocab_size": None})  # the parent's, which may be less than was asked for
     changes = {
         "dataset_ref": Ref(name=name),
-        "hyperparameters": recipe,
+        "hyperparameters": effective(recipe),
         "warm_start": WarmStart(drafter_ref=Ref(name=drafter.metadata.name)),
         "suspend": False,
     }

@@ -45,7 +45,9 @@ class Aspect:
 def unproven(target: TargetFacts | None) -> tuple[Aspect, ...]:
     """Warn of a target whose family is not proven; nothing where it is, or where the target is not known yet."""
     why = families.unproven(target.architecture) if target else None
-    return (Aspect(reasons.TARGET_PROVEN, "False", reasons.TARGET_UNPROVEN, why),) if why else ()
+    if why is None:
+        return ()
+    return (Aspect(reasons.TARGET_PROVEN, "False", reasons.TARGET_UNPROVEN, f"{why}; watch the acceptance length"),)
 
 
 def waiting(reason: str, message: str) -> Verdict:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable
 
 from specop.api.dataset import DatasetFacts
-from specop.api.estimate import Devices, Measured, devices_of, estimate
-from specop.api.shared import Json
-from specop.api.training_job import Estimate, Hyperparameters, SpeculatorTrainingJob
+from specop.api.estimate import Devices, Measured, devices_of, estimate, layout_of
+from specop.api.shared import Json, PodTemplate
+from specop.api.training_job import Estimate, Hyperparameters, Parallelism, SpeculatorTrainingJob
+from specop.manifests.common import merge_templates
 
 _GENERATION = re.compile(r"-v[0-9]+$")
 
@@ -20,10 +21,17 @@ def estimate_job(
     dataset: DatasetFacts,
     knobs: Hyperparameters,
     others: Iterable[SpeculatorTrainingJob],
+    *,
+    preset: PodTemplate | None = None,
 ) -> Estimate | None:
-    """Estimate a job. `body`: its Job as it will be made, or None where only its own pod template is known."""
-    devices = _devices(job, body)
-    return estimate(dataset.target, dataset, knobs, devices, measured_by(job, devices, others))
+    """Estimate a job.
+
+    `body`: its Job as it will be made, or None where only its own pod template is known, and its preset's.
+    """
+    limits, node = _pod(body) if body else _template(job, preset)
+    devices = devices_of(limits, node, (job.spec.parallelism or Parallelism()).nodes)
+    measured = measured_by(job, devices, others)
+    return estimate(dataset.target, dataset, knobs, devices, measured, layout_of(job.spec, limits))
 
 
 def measured_by(
@@ -59,11 +67,16 @@ def _root(job: SpeculatorTrainingJob) -> str:
     return _GENERATION.sub("", job.metadata.name)
 
 
-def _devices(job: SpeculatorTrainingJob, body: Json | None) -> Devices:
-    if body is None:
-        template = job.spec.pod_template
-        limits = template.resources.limits if template and template.resources else None
-        return devices_of(limits or {}, (template.node_selector if template else None) or {}, 1)
-    spec, pod = body["spec"], body["spec"]["template"]["spec"]
-    limits = pod["containers"][0].get("resources", {}).get("limits", {})
-    return devices_of(limits, pod.get("nodeSelector", {}), spec.get("completions", 1))
+def _pod(body: Json) -> tuple[dict[str, str], dict[str, str]]:
+    """Limits and node selector of a Job's pods."""
+    pod = body["spec"]["template"]["spec"]
+    return pod["containers"][0].get("resources", {}).get("limits", {}), pod.get("nodeSelector", {})
+
+
+def _template(job: SpeculatorTrainingJob, preset: PodTemplate | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Limits and node selector that job and preset ask for, with a GPU for each process where there are any."""
+    template = merge_templates(job.spec.pod_template, preset)
+    found = (template.resources.limits if template and template.resources else None) or {}
+    processes = (job.spec.parallelism or Parallelism()).processes_per_node
+    gpus = {name: str(processes) for name in found if name.endswith("/gpu") and processes > 1}
+    return {**found, **gpus}, (template.node_selector if template else None) or {}

@@ -9,16 +9,24 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from specop.api import reasons
+from specop.api import families, reasons
+from specop.api.contradictions import contradiction, doubtful, without_effect
 from specop.api.drafter import Drafter, DrafterSpec, Lineage, LineageRef, WeightsSpec
 from specop.api.jobs import TrainingFacts
 from specop.api.preset import BUILT_IN, PresetSpec, resolve
-from specop.api.shared import DrafterRefStatus, Json
-from specop.api.training_job import Estimate, SpeculatorTrainingJob, TrainingResolved, TrainingStatus
+from specop.api.shared import Contract, DrafterRefStatus, Json
+from specop.api.training_job import (
+    Estimate,
+    Hyperparameters,
+    Provenance,
+    SpeculatorTrainingJob,
+    TrainingResolved,
+    TrainingStatus,
+)
 from specop.common.names import API_VERSION
 from specop.domain import jobs
 from specop.domain.conclude import conclude
-from specop.domain.conditions import Verdict, find, is_true, stalled, unproven, waiting
+from specop.domain.conditions import Aspect, Verdict, find, is_true, stalled, unproven, waiting
 from specop.domain.estimate import estimate_job
 from specop.domain.finished import unfinished
 from specop.domain.observed import TrainingObserved
@@ -48,10 +56,15 @@ def plan(observed: TrainingObserved, now: datetime) -> Plan:
 
 
 def _conclude(observed: TrainingObserved, now: datetime, verdict: Verdict, status: TrainingStatus, **more: Any) -> Plan:
-    """Conclude, and warn of a target that is not proven."""
+    """Conclude, and warn of a target that is not proven and of a recipe that is probably not meant."""
     result = observed.dataset.status.result if observed.dataset else None
     target = result.target if result else status.contract.target if status.contract else None
-    return conclude(observed.obj, now, verdict, status, aspects=unproven(target), **more)
+    return conclude(observed.obj, now, verdict, status, aspects=(*unproven(target), *_doubts(status)), **more)
+
+
+def _doubts(status: TrainingStatus) -> tuple[Aspect, ...]:
+    why = doubtful(status.resolved.hyperparameters) if status.resolved else None
+    return (Aspect(reasons.RECIPE_SOUND, "False", reasons.LOSS_UNLIKE_SERVING, why),) if why else ()
 
 
 # --- before the Job
@@ -80,6 +93,30 @@ def _dataset_unfinished(observed: TrainingObserved) -> Verdict | None:
     return unfinished(observed.dataset, observed.obj.spec.dataset_ref.name)
 
 
+def _target_refused(observed: TrainingObserved) -> Verdict | None:
+    """Object to a target that is not proven, where the administrator refuses those; what runs already goes on."""
+    if observed.runtimes.unproven_targets == "Warn":
+        return None
+    assert observed.dataset
+    assert observed.dataset.status.result
+    why = families.unproven(observed.dataset.status.result.target.architecture)
+    if why is None:
+        return None
+    return stalled(
+        reasons.TARGET_UNPROVEN,
+        f"{why}, and this operator refuses all others: use a target of one of these, or ask an administrator to check "
+        "this one and set unprovenTargets: Warn in the chart's values",
+    )
+
+
+def _contradicted(observed: TrainingObserved) -> Verdict | None:
+    spec, (complete, _) = observed.obj.spec.hyperparameters, _hyperparameters(observed)
+    why = contradiction(complete) or without_effect(spec, complete)
+    if why is None:
+        return None
+    return stalled(reasons.HYPERPARAMETERS_INVALID, f"spec.{why}; make a new job")
+
+
 def _parent_unready(observed: TrainingObserved) -> Verdict | None:
     warm_start = observed.obj.spec.warm_start
     if warm_start is None or _parent(observed) is not None:
@@ -88,13 +125,28 @@ def _parent_unready(observed: TrainingObserved) -> Verdict | None:
     return waiting(reasons.WAITING_FOR_DRAFTER, f"waits for Drafter {warm_start.drafter_ref.name}, {what}")
 
 
+def _other_vocabulary(observed: TrainingObserved) -> Verdict | None:
+    """Refuse a size that is not the parent's: head and weights come from there, so it could only be ignored."""
+    wanted, parent = observed.obj.spec.hyperparameters.draft_vocab_size, _parent_contract(observed)
+    if wanted is None or parent is None or wanted == parent.draft_vocab_size:
+        return None
+    return stalled(
+        reasons.WARM_START_MISMATCH,
+        f"the drafter of warmStart can propose {parent.draft_vocab_size} tokens, and one that starts from it the same: "
+        f"make a new job without hyperparameters.draftVocabSize, which is {wanted}, or without warmStart",
+    )
+
+
 CHECKS: tuple[Check, ...] = (
     _no_output,
     _preset_missing,
     _dataset_unfinished,
+    _target_refused,
+    _contradicted,
     _parent_unready,
+    _other_vocabulary,
 )
-"""Until one Job can be made; the first that objects wins."""
+"""Until one Job can be made; the first that objects wins, and later ones may rely on it."""
 
 
 def _preset(observed: TrainingObserved) -> PresetSpec | None:
@@ -109,6 +161,12 @@ def _parent(observed: TrainingObserved) -> DrafterRefStatus | None:
     if parent.status.digest is None or parent.status.uri is None:
         return None
     return DrafterRefStatus(name=parent.metadata.name, digest=parent.status.digest, uri=parent.status.uri)
+
+
+def _parent_contract(observed: TrainingObserved) -> Contract | None:
+    """Return what is known of the drafter of warmStart."""
+    warm = observed.obj.spec.warm_start and observed.parent
+    return warm.status.contract if warm else None
 
 
 def _without_job(observed: TrainingObserved, now: datetime) -> Plan:
@@ -142,15 +200,24 @@ def _body(obj: SpeculatorTrainingJob, observed: TrainingObserved) -> Json:
     return training_job(obj, observed.runtimes, preset.pod_template if preset else None)
 
 
-def _resolve(observed: TrainingObserved) -> TrainingResolved:
+def _hyperparameters(observed: TrainingObserved) -> tuple[Hyperparameters, list[Provenance]]:
+    """Return all of them, and who set which; preset and dataset are there."""
     spec, preset = observed.obj.spec, _preset(observed)
+    assert preset is not None
+    assert observed.dataset is not None
+    assert observed.dataset.status.result is not None
+    result, parent = observed.dataset.status.result, _parent_contract(observed)
+    return resolve(spec.preset, preset, spec.hyperparameters, result, parent)
+
+
+def _resolve(observed: TrainingObserved) -> TrainingResolved:
+    spec = observed.obj.spec
     output = resolve_storage(observed.runtimes.storage, spec.storage).output
     assert output is not None
-    assert preset is not None
     assert observed.dataset is not None
     result = observed.dataset.status.result
     assert result is not None
-    hyperparameters, set_by = resolve(spec.preset, preset, spec.hyperparameters, result)
+    hyperparameters, set_by = _hyperparameters(observed)
     return TrainingResolved(
         output=output,
         image=observed.runtimes.trainer.image,

@@ -3,9 +3,7 @@
 PURE. A pod made here passes Pod Security `restricted`, has no API access and writes only to its own volumes.
 """
 
-import re
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
 
 from specop.api.base import Resource
 from specop.api.jobs import CONFIG_ENV, WORK_DIR
@@ -38,14 +36,6 @@ SCRATCH_ENV = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 """The root is read-only: whatever a library wants to keep lies on the scratch volume."""
-
-_QUANTITY = re.compile(r"([0-9.]+)(?:[eE](-?[0-9]+))?([a-zA-Z]*)")
-_SUFFIXES = {
-    "": Decimal(1),
-    "m": Decimal("0.001"),
-    **{letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)},
-    **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)},
-}
 
 
 def owner_reference(owner: Resource) -> Json:
@@ -102,14 +92,6 @@ def resources(template: PodTemplate | None, runtime: Runtime) -> Json:
     if template and template.resources:
         return template.resources.to_json()
     return {key: dict(value) for key, value in runtime.resources.items()}
-
-
-def number(quantity: str) -> int:
-    """Whole number that a Kubernetes quantity stands for, rounded down."""
-    match = _QUANTITY.fullmatch(quantity)
-    assert match is not None  # the schema has seen it
-    digits, exponent, suffix = match.groups()
-    return int(Decimal(digits) * Decimal(10) ** int(exponent or 0) * _SUFFIXES[suffix or ""])
 
 
 def container(name: str, runtime: Runtime, module: str, *, image: str | None = None) -> Json:

@@ -30,6 +30,7 @@ from specop.api.training_job import Parallelism, SpeculatorTrainingJob
 from specop.common.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
 from specop.common.hashing import digest, short
 from specop.common.names import ANNOTATION_GENERATION, ANNOTATION_INPUTS, LABEL_JOB, child_name, upload_prefix
+from specop.common.quantity import amount
 from specop.manifests import common
 from specop.manifests.engine import (
     FETCH,
@@ -161,7 +162,7 @@ def training_job(obj: SpeculatorTrainingJob, runtimes: Runtimes, preset_template
         dataset=Weights(digest=resolved.dataset_digest, uri=resolved.dataset_uri),
         hyperparameters=resolved.hyperparameters,
         sharding="Full" if parallelism.sharding == "Full" else None,
-        state_cache_bytes=common.number(cache) if cache is not None else None,
+        state_cache_bytes=int(amount(cache)) if cache is not None else None,
         warm_start=Weights(digest=parent.digest, uri=parent.uri) if parent else None,
     )
     shape = JobShape(

@@ -1,6 +1,6 @@
 """How pods of each role run on this cluster: all that differs between a GPU cluster and one small machine."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -44,3 +44,6 @@ class Runtimes(Model):
     companion: Runtime = Field(description="fetch and the companion, beside the engine.")
     storage: StorageDefaults = Field(default_factory=StorageDefaults)
     job_ttl_seconds: Annotated[int, Field(ge=60)] = 86_400
+    unproven_targets: Literal["Warn", "Refuse"] = Field(
+        default="Warn", description="Whether a drafter may be trained for a target of a family that is not proven."
+    )

@@ -146,17 +146,26 @@ def _run(job: Job[ConfigT], work: Work[ConfigT], ended: "_Ending", *, leader: bo
         return ended.succeeded(Outcome(kind=ended.kind, ok=True))
     store = open_store(config.output, config.store)
     uri = join(config.output, "runs", config.uid, "result.json")
-    known = _known_result(store, uri)
+    known = _known_result(store, uri)  # at once or not at all: nothing can be lost yet, and a wrong address is told
     if known is None:
         facts = work(config, job)
         if not leader:
-            return ended.followed(_known_result(store, uri))
-        known = Outcome.model_validate({"kind": ended.kind, "ok": True, ended.kind: facts})
-        if not store.put_if_absent(uri, known.model_dump_json(exclude_none=True).encode()):
-            known = _known_result(store, uri) or known
+            return ended.followed(job.patiently(lambda: _known_result(store, uri)))
+        made = Outcome.model_validate({"kind": ended.kind, "ok": True, ended.kind: facts})
+        known = job.patiently(lambda: _published(store, uri, made))
     else:
         log.info("%s is there already: adopted", uri)
     return ended.succeeded(known)
+
+
+def _published(store: Store, uri: str, made: Outcome) -> Outcome:
+    """Write a result unless one is there, and return the one that counts.
+
+    Done again when the answer to the write was lost, it finds what it wrote itself.
+    """
+    if store.put_if_absent(uri, made.model_dump_json(exclude_none=True).encode()):
+        return made
+    return _known_result(store, uri) or made
 
 
 def _known_result(store: Store, uri: str) -> Outcome | None:

@@ -62,7 +62,7 @@ def target_facts(store: Store, uri: str) -> TargetFacts:
         fingerprint=fingerprint,
         tokenizer_hash=tokenizer_hash,
         chat_template_hash=template_hash,
-        **_description(_json(config, files[CONFIG].uri), uri, sum(info.size for info in weights)),
+        **describe(_json(config, files[CONFIG].uri), uri, sum(info.size for info in weights)),
     )
 
 
@@ -121,7 +121,8 @@ def _sample(store: Store, info: ObjectInfo) -> str:
     return hasher.hexdigest()
 
 
-def _description(config: dict[str, Any], uri: str, weight_bytes: int) -> dict[str, Any]:
+def describe(config: dict[str, Any], uri: str, weight_bytes: int) -> dict[str, Any]:
+    """Fields of TargetFacts that configuration and size of a target say; raises UserError TargetUnsupported."""
     text = config.get("text_config", config)  # multimodal models keep their language model's sizes there
     sizes = {
         "vocab_size": text.get("vocab_size"),

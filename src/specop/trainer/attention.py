@@ -25,9 +25,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from specop.trainer.exponentials import exp_, softmax_
 from specop.trainer.fusion import fused
 
-QUERY_BLOCK = 256
+QUERY_BLOCK = 128
 """Queries that are scored at once; bounds the memory of long documents."""
 FLASH_FORWARD = torch.ops.aten._flash_attention_forward  # noqa: SLF001 - no public form has a backward pass that takes
 FLASH_BACKWARD = torch.ops.aten._flash_attention_backward  # noqa: SLF001 - another log-sum-exp than its own
@@ -196,9 +197,7 @@ def _block_forward(inputs: Inputs, sight: Sight) -> tuple[Tensor, Tensor]:
     q_AGRd = _grouped(q, k.shape[1])
     out_AGRd, lse_AGR = torch.empty_like(q_AGRd), q_AGRd.new_empty(q_AGRd.shape[:-1])
     for c0, c1, n0, n1 in _blocks(sight.segments):
-        scores_GQT = _scores(q_AGRd[c0:c1], k[n0:n1])
-        lse_GQ = scores_GQT.logsumexp(-1)
-        probs_GQT = scores_GQT.sub_(lse_GQ[..., None]).exp_()
+        probs_GQT, lse_GQ = softmax_(_scores(q_AGRd[c0:c1], k[n0:n1]))
         out_AGRd[c0:c1] = _unblock(probs_GQT @ v[n0:n1].transpose(0, 1), c1 - c0)
         lse_AGR[c0:c1] = _unblock(lse_GQ[..., None], c1 - c0).squeeze(-1)
     return out_AGRd.flatten(1, 2), lse_AGR.flatten(1)
@@ -212,7 +211,7 @@ def _block_backward(grad_AHd: Tensor, inputs: Inputs, out_AHd: Tensor, lse_AH: T
     lse_AGR, delta_AGR = lse_AH.view(len(lse_AH), k.shape[1], -1), (grad_AGRd * out_AGRd).sum(-1)
     dq_AGRd, dk, dv = torch.empty_like(q_AGRd), torch.zeros_like(k), torch.zeros_like(v)
     for c0, c1, n0, n1 in _blocks(sight.segments):
-        probs_GQT = _scores(q_AGRd[c0:c1], k[n0:n1]).sub_(_block(lse_AGR[c0:c1, ..., None])).exp_()
+        probs_GQT = exp_(_scores(q_AGRd[c0:c1], k[n0:n1]).sub_(_block(lse_AGR[c0:c1, ..., None])))
         grad_GQd, query_GQd = _block(grad_AGRd[c0:c1]), _block(q_AGRd[c0:c1])
         dv[n0:n1] += (probs_GQT.transpose(1, 2) @ grad_GQd).transpose(0, 1)
         dscores = grad_GQd @ v[n0:n1].permute(1, 2, 0)

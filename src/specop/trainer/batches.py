@@ -19,16 +19,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
-from pyarrow import ArrowInvalid
 from torch import Tensor
 
-from specop.api import reasons
-from specop.common.errors import UserError
+from specop.api.training_job import TrainingRows
 from specop.common.hashing import sha256_hex
 from specop.trainer.attention import Segment
 from specop.trainer.config import Recipe
+from specop.trainer.shards import corrupt, read_records
 
 PACK_TOKENS = 4096
 """Tokens of one forward and backward pass; a longer row is a pack of its own."""
@@ -36,7 +34,6 @@ WORD = 32
 """Tokens of a word of a mask."""
 FREE = -1
 """Index of the mask that allows everything."""
-COLUMNS = ["key", "source", "input_ids", "spans", "constrained", "grammar", "temperature", "altered", "novel"]
 
 
 @dataclass(frozen=True)
@@ -94,25 +91,33 @@ def read_rows(files: Sequence[Path], max_length: int, vocab_size: int) -> list[R
 
     Raises UserError DatasetCorrupt for files or rows that break the dataset's contract.
     """
-    rows = []
+    return read_counted(files, max_length, vocab_size, drop=False)[0]
+
+
+def read_counted(
+    files: Sequence[Path], max_length: int, vocab_size: int, *, drop: bool
+) -> tuple[list[Row], TrainingRows]:
+    """Read rows as `read_rows` does, or without the longer ones (`drop`), and say what became of all."""
+    rows, cut, dropped, unlabelled = list[Row](), 0, 0, 0
     for file in files:
-        try:
-            table = pq.ParquetFile(file)
-            records = table.read([name for name in COLUMNS if name in table.schema_arrow.names]).to_pylist()
-        except (ArrowInvalid, KeyError, OSError) as error:
-            raise _corrupt(f"{file.name} is not a Parquet file with the columns of a dataset") from error
-        for record in records:
+        for record in read_records(file):
             row = _row(record, max_length)
+            longer = len(record["input_ids"] or ()) > max_length
             last = 0
             for start, end in row.spans:
                 if not last <= start < end <= len(row.ids):
-                    raise _corrupt(f"{file.name}: a row's spans are out of order or beyond its tokens")
+                    raise corrupt(f"{file.name}: a row's spans are out of order or beyond its tokens")
                 last = end
             if row.ids and not 0 <= min(row.ids) <= max(row.ids) < vocab_size:
-                raise _corrupt(f"{file.name}: a row has token ids that the target's vocabulary does not have")
-            if row.anchors:
+                raise corrupt(f"{file.name}: a row has token ids that the target's vocabulary does not have")
+            if longer and drop:
+                dropped += 1
+            elif row.anchors:
                 rows.append(row)
-    return rows
+                cut += longer
+            else:
+                unlabelled += 1
+    return rows, TrainingRows(learned=len(rows), cut=cut, dropped=dropped, unlabelled=unlabelled)
 
 
 def _row(record: dict[str, Any], max_length: int) -> Row:
@@ -129,10 +134,6 @@ def _row(record: dict[str, Any], max_length: int) -> Row:
         altered=bool(record.get("altered")),
         novel=bool(record.get("novel")),
     )
-
-
-def _corrupt(what: str) -> UserError:
-    return UserError(reasons.DATASET_CORRUPT, f"{what}: build the dataset again.")
 
 
 Batch = list[list[int]]

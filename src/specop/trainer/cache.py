@@ -1,6 +1,7 @@
 """How many of the teacher's states a node keeps, and making them before the training begins.
 
-The room is what is free on the scratch disk, less what checkpoints and the export need, and no more than was allowed.
+The room is what is free on the scratch disk, less what checkpoints and the export need (`disk.py`), and no more than
+was allowed.
 The holdout goes first: it is read at every evaluation. Rows that a node will read once at most (fewer passes over the
 dataset than there are nodes) are not worth a write: their states are made with the packs that they are in.
 
@@ -16,8 +17,8 @@ from specop.api.jobs import TrainingConfig
 from specop.common.errors import UserError
 from specop.common.hashing import digest, short
 from specop.storage.job import Job
-from specop.trainer.checkpoint import KEPT
 from specop.trainer.config import Recipe
+from specop.trainer.disk import reserved, taken
 from specop.trainer.grammar import taught
 from specop.trainer.group import Group
 from specop.trainer.inputs import Inputs
@@ -25,11 +26,6 @@ from specop.trainer.states import NAMES, Sizes, States
 from specop.trainer.teacher import Teacher
 
 log = logging.getLogger(__name__)
-
-CHECKPOINT_BYTES = 16
-"""A parameter's: weight, best weight, and the optimiser's two moments."""
-SPARE_BYTES = 1 << 30
-"""Left free on disk beside everything that is reckoned."""
 
 
 def make_states(
@@ -47,6 +43,7 @@ def make_states(
         "layers": list(teacher.layers),
         "dtype": knobs.compute_dtype,
         "length": knobs.max_length,
+        "long": knobs.long_rows,
         "constrained": knobs.constrained,
         "tensors": NAMES,
     }
@@ -58,7 +55,7 @@ def make_states(
     judged = grammars.known(inputs.holdout, job.check)
     holdout = States(folder / "holdout", judged, teacher, sizes, grammars.masks)
     first = group.place.rank - group.place.local_rank
-    room = group.gather(_room(job, folder, train.present() + holdout.present(), parameters))[first]
+    room = group.gather(_room(job, folder, train.present() + holdout.present(), reserved(knobs, parameters)))[first]
     left = holdout.fit(room)
     if passes(inputs, knobs) > group.place.nodes:
         train.fit(left)
@@ -79,11 +76,11 @@ def passes(inputs: Inputs, knobs: Recipe) -> float:
     return min(knobs.epochs, knobs.max_steps * knobs.batch_tokens / tokens)
 
 
-def _room(job: Job[TrainingConfig], folder: Path, present: int, parameters: int) -> int:
-    """Bytes that states may take on this node."""
+def _room(job: Job[TrainingConfig], folder: Path, present: int, needed: int) -> int:
+    """Bytes that states may take on this node, beside so many for checkpoints and the export."""
     folder.mkdir(parents=True, exist_ok=True)
-    reserved = SPARE_BYTES + (KEPT + 1) * CHECKPOINT_BYTES * parameters
-    free = shutil.disk_usage(folder).free + present - reserved
+    needed -= sum(taken(job.work_dir / name) for name in ("checkpoints", "drafter"))
+    free = shutil.disk_usage(folder).free + present - needed
     if free < 0:
         raise UserError(
             reasons.DISK_FULL,

@@ -45,6 +45,9 @@ class Progress:
     resumes: int = 0
     loss: float | None = None
     """Smoothed."""
+    first_loss: float | None = None
+    beyond: int = 0
+    """Optimiser steps in a row, up to the last, whose loss was that of a lost run (`divergence.py`)."""
     alpha_K: list[float] | None = None
     """Mean acceptance per draft step at the last optimiser step (LKHybrid)."""
     evaluated: int = 0

@@ -13,6 +13,7 @@ from prometheus_client import Gauge
 
 from specop.api.jobs import TrainingConfig
 from specop.api.training_job import TrainingProgress
+from specop.common.clock import format_duration
 from specop.common.errors import Terminal
 from specop.storage.job import Job, Preempted
 from specop.trainer.checkpoint import Progress
@@ -117,7 +118,9 @@ class Display:
             listener.evaluated(progress)
 
     def _show(self, **changed: object) -> None:
-        self._shown = self._shown.model_copy(update=changed)
+        shown = self._shown.model_copy(update=changed)
+        left = shown.eta_seconds
+        self._shown = shown.model_copy(update={"eta": None if left is None else format_duration(left)})
         self._job.report(self._shown)
         for name, gauge in self._gauges.items():
             gauge.set(float(getattr(self._shown, name) or 0))

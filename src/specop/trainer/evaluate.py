@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from specop.trainer.batches import Pack, Row
+from specop.trainer.exponentials import exp_
 from specop.trainer.losses import BLOCK_ELEMENTS, GPU_BLOCK_ELEMENTS
 from specop.trainer.model import Eagle3
 from specop.trainer.vocabulary import draft_ids
@@ -135,7 +136,7 @@ def _compare(
         a1 = min(a0 + size, anchors)
         row_R = torch.arange(a0, a1 + steps - 1, device=hidden_KAH.device).clamp_(max=anchors - 1)
         logits_RD = teacher(pack.last_AH[row_R]).float() / pack.temperature_A[row_R, None]
-        p_RD = (logits_RD - pack.lse_A[row_R, None]).exp_()
+        p_RD = exp_(logits_RD - pack.lse_A[row_R, None])
         if masks:
             p_RD *= masks.allowed(row_R)
         mass_A[a0:a1] = p_RD[: a1 - a0].sum(-1)

@@ -2,6 +2,7 @@
 
     {"time", "event": "started",    "attempt", "device", "peakTflops", "mflopsPerToken"}
     {"time", "event": "stage",      "stage"}
+    {"time", "event": "rows",       "learned", "cut", "dropped", "unlabelled"}
     {"time", "event": "training",   "step", "tokens", "loss", "tokensPerSecond", "mfuPercent", "memoryMib"}
     {"time", "event": "evaluation", "step", "tokens", "seconds", "loss", "acceptanceLength", …}
     {"time", "event": "ended",      "reason"}

@@ -8,7 +8,8 @@ grammar was in force that is not known, p is not what the engine verified agains
 of a greedy one, which is the masked argmax, agreement with what was served is all that counts; it is taken at its word.
 A row whose text privacy changed is nobody's sample.
 
-Rows that are not on-policy are shown apart, and decide only where there are no others.
+Rows that are not on-policy are shown apart, and decide only where there are no others. That there is an anchor at all
+with a label at every draft step was seen before the training began (`inputs.py`).
 """
 
 from collections import Counter

@@ -28,12 +28,11 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from specop.api import reasons
-from specop.common.errors import UserError
 from specop.storage.job import Preempted
 from specop.trainer.batches import Batch, Pack, Plan, in_order, label_counts
 from specop.trainer.checkpoint import Checkpoints, Progress
 from specop.trainer.config import DTYPES, Recipe
+from specop.trainer.divergence import check_finite, check_growth
 from specop.trainer.evaluate import Sums, Variant, evaluate
 from specop.trainer.feed import feed
 from specop.trainer.group import Group, PeerLost
@@ -172,10 +171,11 @@ class Loop:
         flags = torch.tensor([self._stopping.is_set(), due], dtype=torch.float64)
         figures = torch.cat([sums_J, self._norm[None]]).cpu()  # here, once a step, the CPU waits for a GPU
         stop, save, loss, *alphas, norm = self._group.sum(torch.cat([flags, figures])).tolist()
-        self._check(norm)
+        check_finite(norm, progress.step)
         if stop:
             raise Preempted
-        self._check(loss)
+        check_finite(loss, progress.step)
+        check_growth(progress, loss, recipe, len(self.course.vocabulary_D))
         self._replicas.reduce()
         self._norm = gathered(torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.max_grad_norm))
         for group in self._optimiser.param_groups:
@@ -189,17 +189,8 @@ class Loop:
         progress.alpha_K = [alpha / max(count, 1) for alpha, count in zip(alphas, known_K, strict=True)]
         return bool(save)
 
-    def _check(self, figure: float) -> None:
-        """Raise UserError TrainingDiverged where a figure, a loss or the norm of a step's gradients, is not finite."""
-        if not math.isfinite(figure):
-            raise UserError(
-                reasons.TRAINING_DIVERGED,
-                f"The loss or its gradient is not finite at step {self.progress.step}: lower "
-                "hyperparameters.learningRate or maxGradNorm, or use computeDtype Float32.",
-            )
-
     def _evaluate(self) -> None:
-        self._check(float(self._norm))
+        check_finite(float(self._norm), self.progress.step)
         progress = self.progress
         with self._average.applied() if self._average else nullcontext():
             with self._replicas.whole():
@@ -222,7 +213,7 @@ class Loop:
 
     def _save(self) -> None:
         """Let the leader write a checkpoint. Collective where weights are cut."""
-        self._check(float(self._norm))
+        check_finite(float(self._norm), self.progress.step)
         moments, average = self._optimiser.state_dict()["state"], self._average.tensors if self._average else {}
         tensors = self._copies(
             {

@@ -45,6 +45,7 @@ from torch import Tensor
 
 from specop.trainer.batches import Masks
 from specop.trainer.config import LossWeights
+from specop.trainer.exponentials import exp_, softmax_
 from specop.trainer.fusion import fused
 
 BLOCK_ELEMENTS = 1 << 22
@@ -231,10 +232,11 @@ def _probabilities(
     logits_CD: Tensor, lse_C: Tensor, allowed_CD: Tensor | None, wide: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the target's probabilities on the draft vocabulary, their sums, and the sums of p log p."""
-    p_CD = (logits_CD.to(wide) - lse_C[:, None]).exp_()
+    logp_CD = logits_CD.to(wide) - lse_C[:, None]
+    p_CD = exp_(logp_CD.clone())
     if allowed_CD is not None:
         p_CD *= allowed_CD
-    return p_CD, p_CD.sum(-1).clamp_min(torch.finfo(wide).tiny), torch.special.xlogy(p_CD, p_CD).sum(-1)
+    return p_CD, p_CD.sum(-1).clamp_min(torch.finfo(wide).tiny), torch.linalg.vecdot(p_CD, logp_CD)
 
 
 @fused
@@ -242,8 +244,7 @@ def _losses(narrow_CD: Tensor, taught: _Taught, valid_C: Tensor, w: _Factors) ->
     """Return (weighted sum of losses, sum of alpha, gradient by the logits CD) of one block at one draft step."""
     p_CD, mass_C = taught.p_CD, taught.mass_C
     logits_CD = narrow_CD.to(p_CD.dtype)
-    lse_C = logits_CD.logsumexp(-1)
-    q_CD = (logits_CD - lse_C[:, None]).exp_()
+    q_CD, lse_C = softmax_(logits_CD.clone())
     alpha_C = torch.minimum(p_CD, q_CD).sum(-1)
     value_C, sum_C, r_CD = torch.zeros_like(mass_C), torch.zeros_like(mass_C), None
     inside_C = taught.soft_C * (mass_C > torch.finfo(mass_C.dtype).tiny)  # where none of p can be drafted is no p~

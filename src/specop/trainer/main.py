@@ -70,6 +70,9 @@ def train(config: TrainingConfig, job: Job[TrainingConfig], group: Group | None 
         group.join(device, job.stopping)
         display.stage("Downloading")
         inputs = download_inputs(config, job, knobs, group)
+        if group.leader:
+            events.add("rows", **inputs.counts.to_json())
+        log.info("rows: %s", inputs.counts.to_json())
         display.stage("Teacher")
         teacher = Teacher(inputs.target, DTYPES[knobs.compute_dtype], device)
         model, vocabulary_D = _drafter(teacher, inputs, knobs)
@@ -94,7 +97,7 @@ def train(config: TrainingConfig, job: Job[TrainingConfig], group: Group | None 
         judgement = judge(exported.to(device), course, job.stopping)
         log.info("exported: %s", judgement)
         display.stage("Exporting")
-        contract, summary = _contract(inputs, model, knobs), _summary(loop.progress, judgement, meter)
+        contract, summary = _contract(inputs, model, knobs), _summary(loop.progress, inputs, judgement, meter)
         report = job.patiently(lambda: _report(config, output, events, contract, summary))
         summary = summary.model_copy(update={"report": report})
         info = {"summary": summary.to_json(), "bestStep": loop.progress.best_step, "curve": loop.progress.curve}
@@ -117,6 +120,7 @@ def _drafter(teacher: Teacher, inputs: Inputs, knobs: Recipe) -> tuple[Eagle3, T
     if inputs.parent:
         wanted = teacher.drafter_config(knobs.architecture, knobs.draft_vocab_size)
         model, vocabulary_D = read_drafter(inputs.parent, teacher.embedding_VH, wanted)
+        log.info("draft vocabulary: the %d tokens of the drafter to start from", len(vocabulary_D))
     else:
         vocabulary_D = draft_vocabulary(inputs.train, knobs.draft_vocab_size, inputs.facts.vocab_size)
         config = teacher.drafter_config(knobs.architecture, len(vocabulary_D))
@@ -204,12 +208,13 @@ def _report(config: TrainingConfig, output: Store, events: Events, contract: Con
     return uri
 
 
-def _summary(progress: Progress, judgement: Judgement, meter: Meter) -> TrainingSummary:
+def _summary(progress: Progress, inputs: Inputs, judgement: Judgement, meter: Meter) -> TrainingSummary:
     speed = progress.tokens / max(progress.seconds, 1e-9)
     return TrainingSummary(
         steps=progress.step,
         seconds=round(progress.seconds),
         tokens=progress.tokens,
+        rows=inputs.counts,
         tokens_per_second=round(speed),
         gigaflops=round(speed * meter.flops_per_token / 1e9),
         mfu_percent=meter.mfu_percent(speed),

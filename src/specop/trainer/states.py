@@ -198,7 +198,9 @@ class States:
         for states in found:
             if not all(bool(torch.isfinite(getattr(states, name)).all()) for name in NAMES):
                 raise UserError(
-                    reasons.WEIGHTS_INVALID, "The target's own hidden states are not finite: check its weights."
+                    reasons.TARGET_NOT_FINITE,
+                    "Hidden states of the target itself are not finite: see whether it answers when it serves alone; "
+                    "if it does, set hyperparameters.computeDtype to Float32, else mend its weights.",
                 )
         return found
 

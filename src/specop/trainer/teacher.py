@@ -35,6 +35,14 @@ VOCAB_BLOCK_ELEMENTS = 1 << 24
 PROBE_TOLERANCE = 0.05
 
 
+def _loaded(folder: Path, dtype: torch.dtype) -> Any:
+    transformers_logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, ImportError) as error:  # the last: a quantisation needs a package
+        raise _unsupported(error) from error
+
+
 def aux_layers(num_layers: int) -> tuple[int, ...]:
     """Which layers are captured: early, middle, late. Raises UserError TargetUnsupported below four layers."""
     if num_layers < MIN_LAYERS:
@@ -61,13 +69,13 @@ class RowStates:
 class Teacher:
     """A loaded target."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
-        """Load from a folder of safetensors; raises UserError TargetUnsupported where transformers cannot."""
-        transformers_logging.disable_progress_bar()
-        try:
-            self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
-        except (ValueError, OSError, KeyError) as error:
-            raise UserError(reasons.TARGET_UNSUPPORTED, f"The target cannot be loaded: {error}"[:500]) from error
+    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device, model: Any = None) -> None:
+        """Load from a folder of safetensors, or take a model that was made already.
+
+        A quantised target is loaded as it is where transformers has kernels for it, else as what its weights stand for.
+        Raises UserError TargetUnsupported where transformers cannot.
+        """
+        self.model = model or _loaded(folder, dtype)
         self.model.to(device).eval().requires_grad_(False)
         self.device = device
         self.config = self.model.config.get_text_config()
@@ -75,7 +83,10 @@ class Teacher:
         self.embedding_VH: Tensor = self.model.get_input_embeddings().weight.detach()
         self.head_VH: Tensor = self.model.get_output_embeddings().weight.detach()
         self.grammars = Grammars(folder, self.config.vocab_size)
-        self._probe()
+        try:
+            self._probe()
+        except ImportError as error:  # kernels of a quantisation are looked for when they are first wanted
+            raise _unsupported(error) from error
 
     def drafter_config(self, architecture: Any, draft_vocab_size: int) -> DrafterConfig:
         """Sizes of a drafter for this target; its layer is as wide as one of the target's."""
@@ -158,3 +169,7 @@ class Teacher:
                 reasons.TARGET_UNSUPPORTED,
                 f"{type(self.model).__name__} makes its logits in a way that is not known: it cannot be a teacher.",
             )
+
+
+def _unsupported(error: Exception) -> UserError:
+    return UserError(reasons.TARGET_UNSUPPORTED, f"The target cannot be loaded: {error}"[:500])
