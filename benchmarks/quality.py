@@ -190,11 +190,8 @@ class Bench:
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
-        weights, verifier = (
-            load_file(run / "trained.safetensors"),
-            {"name_or_path": str(corpus.target), "architectures": []},
-        )
-        steps = numbers.decoding_heads
+        weights, steps = load_file(run / "trained.safetensors"), numbers.decoding_heads
+        verifier = {"name_or_path": str(corpus.target), "architectures": []}
         write_drafter(self.drafter, model.config, weights, vocabulary_D, steps=steps, verifier=verifier)
         answer: Json = json.loads(done.stdout.splitlines()[-1])
         return answer

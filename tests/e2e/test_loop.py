@@ -141,14 +141,7 @@ spec:
 
 
 def test_an_engine_beside_the_job_answers_seeds(world: World) -> None:
-    (world.out / "seeded.yaml").write_text(SEEDED)
-    world.kubectl("apply", "-f", str(world.out / "seeded.yaml"))
-    made = lambda: world.objects.get(SpeculatorDataset, "seeded").status.result  # noqa: E731
-    with logged(world):
-        until(420, "the engine answers, and the dataset is there", lambda: made() is not None)
-    result = made()
-    assert result is not None
-    assert result.counts.regenerated + result.counts.unanswered == 12, "as many as it asks for"
+    seeds_answered(world, "seeded", SEEDED, 420)
     job = lambda: json.loads(world.kubectl("get", "job", "seeded-dataset", "-o", "json"))["status"]  # noqa: E731
     until(60, "the engine ends with the Job's process", lambda: job().get("succeeded") == 1)
 
@@ -165,11 +158,16 @@ spec:
 
 
 def test_an_endpoint_found_by_its_name_answers_seeds(world: World) -> None:
-    (world.out / "asked.yaml").write_text(ASKED)
-    world.kubectl("apply", "-f", str(world.out / "asked.yaml"))
-    made = lambda: world.objects.get(SpeculatorDataset, "asked").status.result  # noqa: E731
+    seeds_answered(world, "asked", ASKED, 240)
+
+
+def seeds_answered(world: World, name: str, manifest: str, seconds: float) -> None:
+    """Make a dataset of seeds, each of which is answered or counted."""
+    (world.out / f"{name}.yaml").write_text(manifest)
+    world.kubectl("apply", "-f", str(world.out / f"{name}.yaml"))
+    made = lambda: world.objects.get(SpeculatorDataset, name).status.result  # noqa: E731
     with logged(world):
-        until(240, "the endpoint answers, and the dataset is there", lambda: made() is not None)
+        until(seconds, "all are answered, and the dataset is there", lambda: made() is not None)
     result = made()
     assert result is not None
     assert result.counts.regenerated + result.counts.unanswered == 12, "as many as it asks for"
