@@ -75,7 +75,7 @@ class Endpoint:
             "/".join([sample.name, *([sample.labels["position"]] if "position" in sample.labels else [])]): sample.value
             for family in text_string_to_metric_families(page)
             for sample in family.samples
-            if sample.name.startswith("vllm:spec_decode")
+            if sample.name.startswith(("vllm:spec_decode", "vllm:inter_token_latency_seconds_count"))
         }
         return speculation(series)
 

@@ -24,19 +24,20 @@ class Answer:
 class Speculation:
     """The engine's counters since its start."""
 
-    drafts: int
+    steps: int
+    """Of the target, after the first token of each answer: drafts that a grammar throws away are no drafts to it."""
     draft_tokens: int
     accepted_tokens: int
     accepted_per_position: tuple[int, ...]
 
     def since(self, before: "Speculation") -> "Speculation":
         """Return what was counted after `before`; raises ValueError if that was on another engine."""
-        if self.drafts < before.drafts:
-            message = f"{self.drafts} drafts after {before.drafts}: these are the counters of two engines"
+        if self.steps < before.steps:
+            message = f"{self.steps} steps after {before.steps}: these are the counters of two engines"
             raise ValueError(message)
         pairs = zip(self.accepted_per_position, before.accepted_per_position, strict=True)
         return Speculation(
-            drafts=self.drafts - before.drafts,
+            steps=self.steps - before.steps,
             draft_tokens=self.draft_tokens - before.draft_tokens,
             accepted_tokens=self.accepted_tokens - before.accepted_tokens,
             accepted_per_position=tuple(after - earlier for after, earlier in pairs),
@@ -45,14 +46,14 @@ class Speculation:
     @property
     def acceptance_length(self) -> float:
         """Mean tokens of one target step, the bonus token included."""
-        return 1 + self.accepted_tokens / self.drafts
+        return 1 + self.accepted_tokens / self.steps
 
     def figures(self) -> dict[str, Any]:
         """Return what the report says of it."""
         return {
             "acceptance_rate": round(self.accepted_tokens / self.draft_tokens, 3),
             "acceptance_length": round(self.acceptance_length, 3),
-            "per_position": [round(count / self.drafts, 3) for count in self.accepted_per_position],
+            "per_position": [round(count / self.steps, 3) for count in self.accepted_per_position],
         }
 
 
@@ -94,7 +95,7 @@ def speculation(series: Mapping[str, float]) -> Speculation:
         int(name.rpartition("/")[2]) for name in series if name.startswith(f"{prefix}accepted_tokens_per_pos_total/")
     )
     return Speculation(
-        drafts=int(series[f"{prefix}drafts_total"]),
+        steps=int(series["vllm:inter_token_latency_seconds_count"]),
         draft_tokens=int(series[f"{prefix}draft_tokens_total"]),
         accepted_tokens=int(series[f"{prefix}accepted_tokens_total"]),
         accepted_per_position=tuple(

@@ -20,7 +20,9 @@ vllm:spec_decode_num_accepted_tokens_total{engine="0",model_name="base"} 812.0
 vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",model_name="base",position="0"} 361.0
 vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",model_name="base",position="1"} 250.0
 vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",model_name="base",position="2"} 201.0
-vllm:generation_tokens_total{engine="0",model_name="base"} 496.0
+vllm:inter_token_latency_seconds_bucket{engine="0",le="+Inf",model_name="base"} 1160.0
+vllm:inter_token_latency_seconds_count{engine="0",model_name="base"} 1160.0
+vllm:generation_tokens_total{engine="0",model_name="base"} 1980.0
 vllm:prompt_tokens_total{engine="0",model_name="base"} 197.0
 vllm:time_to_first_token_seconds_bucket{engine="0",le="0.1",model_name="base"} 8.0
 vllm:time_to_first_token_seconds_bucket{engine="0",le="+Inf",model_name="base"} 8.0
@@ -48,7 +50,8 @@ def test_a_real_page_is_read() -> None:
         ("accepted_at", "0"): 361,
         ("accepted_at", "1"): 250,
         ("accepted_at", "2"): 201,
-        ("tokens", ""): 496,
+        ("steps", ""): 1160,
+        ("tokens", ""): 1980,
         ("ttft", "0.1"): 8,
         ("ttft", "+Inf"): 8,
         ("e2e", "1.0"): 4,
@@ -65,10 +68,10 @@ def test_figures_of_a_real_page() -> None:
         window_seconds=20,
         requests=8,
         acceptance_rate="0.257",
-        acceptance_length="1.77",
-        per_position=["0.343", "0.237", "0.191"],
+        acceptance_length="1.70",
+        per_position=["0.311", "0.216", "0.173"],
         tokens_per_second="50.0",
-        throughput="24.8",
+        throughput="99.0",
         ttft_p50_ms=50,
         e2e_p50_ms=1000,
         e2e_p90_ms=4200,

@@ -27,7 +27,7 @@ def test_percentiles_are_values_that_were_seen(values: list[float], percent: int
 
 
 PAGE = {
-    "vllm:spec_decode_num_drafts_total": 100.0,
+    "vllm:inter_token_latency_seconds_count": 100.0,
     "vllm:spec_decode_num_draft_tokens_total": 300.0,
     "vllm:spec_decode_num_accepted_tokens_total": 180.0,
     "vllm:spec_decode_num_accepted_tokens_per_pos_total/0": 80.0,

@@ -39,20 +39,18 @@ def test_the_engine_accepts_what_it_drafts(architecture: str, layout: str, tmp_p
                 extra_body={"return_token_ids": True, "ignore_eos": True},
             )
             assert (answer.choices[0].model_extra or {})["token_ids"] == row["input_ids"][start:end]
-        drafts, accepted = (after - first for after, first in zip(counters(pod), before, strict=True))
+        steps, accepted = (after - first for after, first in zip(counters(pod), before, strict=True))
         pod.stop()
     assert judged > 1.1
-    assert 1 + accepted / drafts == pytest.approx(judged, rel=TOLERANCE)
+    assert 1 + accepted / steps == pytest.approx(judged, rel=TOLERANCE)
 
 
 def counters(pod: Pod) -> tuple[float, float]:
-    """Drafts, and accepted draft tokens, so far."""
+    """Steps of the target after first tokens, and accepted draft tokens, so far."""
     with urllib.request.urlopen(f"http://127.0.0.1:{pod.engine_port}/metrics") as answer:
         page = answer.read().decode()
-    names = ("num_drafts", "num_accepted_tokens")
-    drafts, accepted = (
-        re.search(rf"^vllm:spec_decode_{name}_total\{{.*\}} (\S+)$", page, re.MULTILINE) for name in names
-    )
-    assert drafts
+    names = ("inter_token_latency_seconds_count", "spec_decode_num_accepted_tokens_total")
+    steps, accepted = (re.search(rf"^vllm:{name}\{{.*\}} (\S+)$", page, re.MULTILINE) for name in names)
+    assert steps
     assert accepted
-    return float(drafts[1]), float(accepted[1])
+    return float(steps[1]), float(accepted[1])

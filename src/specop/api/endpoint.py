@@ -247,13 +247,13 @@ class Measured(Observed):
     window_seconds: int = Field(default=0, description="Length of the window.")
     requests: int = Field(default=0, description="Requests that finished in it.")
     acceptance_rate: Annotated[str, Field(max_length=16)] | None = Field(
-        default=None, description="Share of drafted tokens that the target kept."
+        default=None, description="Share of drafted tokens that the target kept; without those that a grammar forbids."
     )
     acceptance_length: Annotated[str, Field(max_length=16)] | None = Field(
         default=None, description="Mean tokens per target step, bonus token included."
     )
     per_position: Annotated[list[Annotated[str, Field(max_length=16)]], Field(max_length=32)] | None = Field(
-        default=None, description="Share of drafts whose k-th token was kept, k = 1…K."
+        default=None, description="Share of target steps that kept the k-th drafted token, k = 1…K."
     )
     tokens_per_second: Annotated[str, Field(max_length=16)] | None = Field(
         default=None, description="What one stream sees: 1 / time per output token."

@@ -1,7 +1,11 @@
 """PURE arithmetic on the engine's counters: a page to counters, two of those to a difference, that to figures.
 
-Only counters and histograms are read, never gauges. A histogram of time between engine steps would rise when drafting
-works (a step yields more tokens), so the speed of a stream comes from time per output token.
+Only counters and histograms are read, never gauges. The time between engine steps rises when drafting works (a step
+yields more tokens), so the speed of a stream comes from time per output token.
+
+That time is observed once a step of each request after its first token, so its count is the target's steps, and what is
+accepted is counted per step. The engine's own counter of drafts leaves out those that a grammar forbids from the first
+token on, which are thrown away unseen: by it a drafter that knows nothing of the grammar looks three times as good.
 
 Reset: an engine that restarted begins at zero. If any counter fell, all of the sample is new since the restart.
 """
@@ -23,6 +27,7 @@ _SERIES = {
     "vllm:spec_decode_num_draft_tokens_total": ("draft_tokens", None),
     "vllm:spec_decode_num_accepted_tokens_total": ("accepted", None),
     "vllm:spec_decode_num_accepted_tokens_per_pos_total": ("accepted_at", "position"),
+    "vllm:inter_token_latency_seconds_count": ("steps", None),
     "vllm:generation_tokens_total": ("tokens", None),
     "vllm:request_success_total": ("requests", None),
     "vllm:time_to_first_token_seconds_bucket": ("ttft", "le"),
@@ -88,14 +93,14 @@ def measure(window: Counters, seconds: float) -> Measured:
         value = quantile({float(label): count for (series, label), count in window.items() if series == name}, share)
         return None if value is None else round(value * 1000)
 
-    drafts, tpot = get("drafts"), get("tpot_sum")
+    steps, tpot = get("steps") if get("drafts") else 0.0, get("tpot_sum")
     positions = sorted((int(label), count) for (series, label), count in window.items() if series == "accepted_at")
     return Measured(
         window_seconds=round(seconds),
         requests=round(get("requests")),
         acceptance_rate=_decimal(get("accepted"), get("draft_tokens"), 3),
-        acceptance_length=_decimal(drafts + get("accepted"), drafts, 2),
-        per_position=[f"{count / drafts:.3f}" for _, count in positions] if drafts and positions else None,
+        acceptance_length=_decimal(steps + get("accepted"), steps, 2),
+        per_position=[f"{count / steps:.3f}" for _, count in positions] if steps and positions else None,
         tokens_per_second=_decimal(get("tpot_count"), tpot, 1),
         throughput=_decimal(get("tokens"), seconds, 1),
         ttft_p50_ms=milliseconds("ttft", 0.5),
