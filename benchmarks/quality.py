@@ -12,7 +12,8 @@ Two rows are confirmed by what a real engine accepts (`quality_served`).
 How many steps fit the time is found first, one arm after the other with all threads and nothing beside it; the runs
 then have that many steps, and go side by side with one thread each, which takes a third less time for all of them.
 
-Resumable: each run is a JSON file under build/bench/quality/<size>/runs, and one that is there is not made again.
+Resumable: each run is a JSON file under build/bench/quality/<size>/runs, its drafter and what the judge found beside
+it, and what is there is not made again.
 `--size tiny` takes minutes and shows only that all of this works.
 """
 
@@ -36,7 +37,7 @@ from torch import Tensor
 
 from benchmarks import peer
 from benchmarks.quality_corpus import Corpus, corpora
-from benchmarks.quality_judge import CONFIDENCE, Judge, accepted_length, bootstrap
+from benchmarks.quality_judge import CONFIDENCE, Counts, Judge, accepted_length, bootstrap
 from benchmarks.quality_plan import SIZES, Arm, Comparison
 from specop.api.jobs import CONFIG_ENV, Outcome, TrainingConfig
 from specop.api.preset import DEFAULTS
@@ -81,19 +82,22 @@ class Bench:
         return Hyperparameters.model_validate({**DEFAULTS.to_json(), **self.size.knobs, **arm.knobs, **changed})
 
     def run(self, arm: Arm, rate: str, seed: int) -> Json:
-        """Return a run, made if its file is missing."""
+        """Return a run and its judgement, each made if its file is missing."""
         file = self._file(arm, rate, seed)
+        judged = file.with_suffix(".judged.json")
         if not file.exists():
             steps = self._steps(arm)
             print(f"{arm.name}, learning rate {rate}, seed {seed}: {steps} steps", flush=True)
-            knobs = self.knobs(arm, rate, seed, steps)
-            made = self._train(arm, knobs, self.corpora[arm.corpus])
+            made = self._train(arm, self.knobs(arm, rate, seed, steps), self.corpora[arm.corpus])
             file.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(self.drafter, file.with_suffix(""), dirs_exist_ok=True)
-            said = {"arm": asdict(arm), "rate": rate, "seed": seed, "steps": steps, **made, **self._judged(arm, knobs)}
-            file.write_text(json.dumps(said))
+            judged.unlink(missing_ok=True)
+            file.write_text(json.dumps({"arm": asdict(arm), "rate": rate, "seed": seed, "steps": steps, **made}))
         found: Json = json.loads(file.read_text())
-        return found
+        if not judged.exists():
+            numbers = recipe(self.knobs(arm, rate, seed, found["steps"]))
+            judged.write_text(json.dumps(self._judged(arm, numbers, file.with_suffix(""))))
+        return {**found, **json.loads(judged.read_text())}
 
     def _file(self, arm: Arm, rate: str, seed: int) -> Path:
         name = arm.name.replace(", ", "-").replace(" ", "-")
@@ -124,7 +128,7 @@ class Bench:
             rate = self.best(replace(self.arm("ours"), knobs=arm.knobs))[0]["rate"]
         else:
             first = [self.run(arm, rate, 0) for rate in self.size.rates]
-            rate = max(first, key=lambda run: accepted_length(run["validation"]))["rate"]
+            rate = max(first, key=lambda run: accepted_length(run["validation"]["joint"]))["rate"]
         return [self.run(arm, rate, seed) for seed in range(self.size.seeds)]
 
     def arm(self, name: str) -> Arm:
@@ -250,11 +254,11 @@ class Bench:
         part.rename(folder)
         return folder
 
-    def _judged(self, arm: Arm, knobs: Hyperparameters) -> Json:
+    def _judged(self, arm: Arm, numbers: Recipe, drafter: Path) -> Json:
         """Judge what was trained: on the test part, and on the validation part, by which learning rates are chosen."""
-        numbers, judge = recipe(knobs), self.judge(arm.judged_on)
+        judge = self.judge(arm.judged_on)
         wanted = judge.teacher.drafter_config(numbers.architecture, 0)
-        model, vocabulary_D = read_drafter(self.drafter, judge.teacher.embedding_VH.float(), wanted)
+        model, vocabulary_D = read_drafter(drafter, judge.teacher.embedding_VH.float(), wanted)
         return {
             "test": judge.counts(model, vocabulary_D, numbers),
             "validation": self._validation(arm.corpus).counts(model, vocabulary_D, numbers),
@@ -268,7 +272,7 @@ class Bench:
         return self._judges[name]
 
     def served(self, name: str) -> float:
-        """Return accepted tokens per draft as an engine counts them, of an arm's first seed."""
+        """Return accepted tokens per step of the target in an engine, of an arm's first seed."""
         arm = self.arm(name)
         run = self.best(arm)[0]
         file = self._file(arm, run["rate"], 0).with_suffix(".served.json")
@@ -281,23 +285,22 @@ class Bench:
             if done.returncode:
                 raise SystemExit(done.stderr[-2000:])
             file.write_text(done.stdout.splitlines()[-1])
-        return float(json.loads(file.read_text())["accepted_per_draft"])
+        return float(json.loads(file.read_text())["accepted_per_step"])
 
     def compare(self, row: Comparison) -> Json:
         """Compare two arms: means over seeds, an interval over requests."""
         arms = [self.best(self.arm(name)) for name in (row.arm, row.than)]
         served = [self.served(name) for name in (row.arm, row.than)] if row.name in self.size.served else None
-        ratio, low, high = bootstrap(*([run["test"] for run in runs] for runs in arms))
         return {
             "row": row.name,
-            "ratio": round(ratio, 4),
-            "interval": [round(low, 4), round(high, 4)],
+            **{way: _ratio([[run["test"][way] for run in runs] for runs in arms]) for way in ("joint", "walked")},
             **_served(served),
             "arms": [
                 {
                     "arm": name,
                     "learning_rate": runs[0]["rate"],
-                    "acceptance_length": [round(1 + accepted_length(run["test"]), 4) for run in runs],
+                    "joint_length": [round(1 + accepted_length(run["test"]["joint"]), 4) for run in runs],
+                    "walked_length": [round(1 + accepted_length(run["test"]["walked"]), 4) for run in runs],
                     "steps": runs[0]["steps"],
                     "tokens": [run["tokens"] for run in runs],
                     "seconds_alone": round(runs[0]["steps"] / self.speed(self._timed(name)), 1),
@@ -307,10 +310,20 @@ class Bench:
         }
 
 
+def _ratio(arms: Sequence[Sequence[Counts]]) -> Json:
+    ratio, low, high = bootstrap(*arms)
+    return {"ratio": round(ratio, 4), "interval": [round(low, 4), round(high, 4)]}
+
+
 def _served(found: list[float] | None) -> Json:
     if found is None:
         return {}
     return {"served": [round(value, 4) for value in found], "served_ratio": round(found[0] / found[1], 4)}
+
+
+def _cell(found: Json) -> str:
+    low, high = found["interval"]
+    return f"{found['ratio']:7.3f} [{low:.3f}, {high:.3f}]"
 
 
 def make(size: str, name: str) -> None:
@@ -336,10 +349,10 @@ def main() -> None:
             names = [arm.name for arm in bench.size.arms if bool(arm.tokens_of) is after]
             list(pool.map(partial(make, given.size), names))
     rows = []
+    print(f"{'':32} joint at every position     as an engine walks")
     for row in bench.size.rows:
         rows.append(bench.compare(row))
-        ratio, (low, high) = rows[-1]["ratio"], rows[-1]["interval"]
-        print(f"{row.name:32} {ratio:.3f}  [{low:.3f}, {high:.3f}]", flush=True)
+        print(f"{row.name:32} " + "   ".join(_cell(rows[-1][way]) for way in ("joint", "walked")), flush=True)
     report = OUT / ("quality.json" if given.size == "demo" else f"quality-{given.size}.json")
     said = {
         "size": given.size,

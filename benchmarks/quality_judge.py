@@ -1,4 +1,9 @@
-"""How `benchmarks.quality` judges: our evaluator one request at a time, and a ratio over requests with its interval."""
+"""How `benchmarks.quality` judges: our evaluator one request at a time, and a ratio over requests with its interval.
+
+Accepted tokens per draft are counted in two ways. Joint: a draft at every position, as acceptance length is defined for
+a holdout. Walked: drafts only where an engine would make them, each where its last one ended; a worse drafter ends
+more often at the hard places, behind which text is easy, so the two ways differ.
+"""
 
 import random
 import sys
@@ -21,8 +26,8 @@ from specop.trainer.teacher import Teacher
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-Counts = list[tuple[int, float]]
-"""Of each request: anchors, and drafts accepted at them."""
+Counts = list[tuple[float, float]]
+"""Of each request: drafts, and tokens accepted of them."""
 
 
 class Judge:
@@ -47,10 +52,10 @@ class Judge:
         states.make(states.missing(), lambda _: None)
         return states
 
-    def counts(self, model: Eagle3, vocabulary_D: Tensor, knobs: Recipe) -> Counts:
-        """Judge a drafter."""
+    def counts(self, model: Eagle3, vocabulary_D: Tensor, knobs: Recipe) -> dict[str, Counts]:
+        """Judge a drafter, in both ways."""
         head_DH = self.teacher.head_VH[vocabulary_D]
-        found = []
+        found: dict[str, Counts] = {"joint": [], "walked": []}
         for index in range(len(self.rows)):
             one = One(self.states, index)
             course = Course(
@@ -64,7 +69,8 @@ class Judge:
                 variant=variant_of(serving_temperature(self.rows), knobs.draft_sample_method),
             )
             judged = judge(model, course, threading.Event())
-            found.append((judged.anchors, round((judged.acceptance_length - 1) * judged.anchors, 6)))
+            found["joint"].append((judged.anchors, round((judged.acceptance_length - 1) * judged.anchors, 6)))
+            found["walked"].append(judged.walked)
         return found
 
 
@@ -99,4 +105,4 @@ def bootstrap(ours: Sequence[Counts], theirs: Sequence[Counts]) -> tuple[float, 
 
 def accepted_length(counts: Counts) -> float:
     """Return accepted tokens per draft."""
-    return sum(accepted for _, accepted in counts) / max(sum(anchors for anchors, _ in counts), 1)
+    return sum(accepted for _, accepted in counts) / max(sum(drafts for drafts, _ in counts), 1)

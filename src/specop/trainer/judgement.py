@@ -88,14 +88,20 @@ class Judgement:
         """Probability that the first k drafts are all accepted, k = 1…K."""
         return self._accepted(self.variant, self.judged_R)
 
-    @property
-    def served_length(self) -> float:
-        """Mean tokens per target step as an engine walks through the text.
+    @cached_property
+    def walked(self) -> tuple[float, float]:
+        """Draft calls of an engine that walks through the rows that decide, and the drafts that it accepts; expected.
 
         What was served at temperature 0 is the target's choice, also where rounding has the teacher prefer another.
         """
         v = VARIANTS.index("OneHot" if self.variant == "Greedy" else self.variant)
-        drafted, calls = (float(x[v, self.judged_R].sum()) for x in (self.sums.drafted_VR, self.sums.calls_VR))
+        calls, drafted = (float(x[v, self.judged_R].sum()) for x in (self.sums.calls_VR, self.sums.drafted_VR))
+        return calls, drafted
+
+    @property
+    def served_length(self) -> float:
+        """Mean tokens per target step as an engine walks through the text."""
+        calls, drafted = self.walked
         return 1 + drafted / max(calls, 1)
 
     def evaluation(self) -> Evaluation:
