@@ -11,7 +11,8 @@ hidden size, I width of the feed-forward network, Q heads times head size, G key
 layers, D draft vocabulary, V vocabulary. Forward pass, in multiply-adds:
 
     fusion      N C H^2                                         once
-    layer       N 4HG + K A (2HQ + QH + 3HI) + (K - 1) A 4HG    keys and values: of every token once, then of anchors
+    layer       N 4HG + A 2HQ + K A (QH + 3HI)                  keys and values of every token, queries of anchors
+                + (K - 1) A (HQ + 2HG)                          later steps: the embedding's half is there already
     attention   K P 2Q                                          what later steps add is one key each: no product
     head        K A H D
     teacher     A H D                                           the target's rows, without a gradient
@@ -101,7 +102,8 @@ def training_flops(shape: DrafterShape, work: Work) -> TrainingFlops:
     """FLOPs of one forward and backward pass over this work."""
     h, q, g = shape.hidden, shape.queries, shape.keys
     later = work.anchors * (work.steps - 1)
-    layer = (work.tokens + later) * 4 * h * g + work.anchors * work.steps * (3 * h * q + 3 * h * shape.intermediate)
+    projections = work.tokens * 4 * h * g + work.anchors * 2 * h * q + later * (h * q + 2 * h * g)
+    layer = projections + work.anchors * work.steps * (q * h + 3 * h * shape.intermediate)
     head = work.anchors * h * shape.draft_vocab
     fusion_passes = FORWARD_AND_BACKWARD - (0 if shape.normed_states else 1)
     return TrainingFlops(

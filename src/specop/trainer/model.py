@@ -12,11 +12,15 @@ state is made of the target's captured layers; at a later step it is the drafter
 Names and shapes of the parameters are those of the file that engines load (`export.py`). The embedding is the target's
 own, frozen, raw rows without a family's multiplier, and is no parameter.
 
-Numerics: norms, rotation and residuals are float32 or wider. What enters a matrix product, and queries, keys and
-values, are in the dtype of the products: bfloat16 under autocast, as in an engine, else that of the parameters.
+Queries, keys and values are products with [embedding ; h], so a sum of two. The embedding that anchor a is fed at draft
+step k is the one that anchor a + k is fed at step 0: its half is made once, and later steps add the half of h.
 
-Shapes in names: N tokens of a pack, A anchors, K draft steps, H hidden, X = 2H, D draft vocabulary, V vocabulary,
-C captured layers, d head size.
+Numerics: norms, rotation and residuals are float32 or wider. What enters a matrix product, and queries, keys and
+values, are in the dtype of the products: bfloat16 under autocast, as in an engine, else that of the parameters. The
+embedding's half of queries, keys and values is rounded to it once more, before the other half is added.
+
+Shapes in names: N tokens of a pack, A anchors, K draft steps, H hidden, D draft vocabulary, V vocabulary, C captured
+layers, d head size, F features of queries, keys and values together, E of keys and values.
 """
 
 from collections.abc import Iterator
@@ -107,13 +111,10 @@ def _normed_parts(x_NCH: Tensor, weight_CH: Tensor, eps: float, dtype: torch.dty
 
 
 @fused
-def _normed_pair(
-    embedding_NH: Tensor, h_NH: Tensor, weights: tuple[Tensor, Tensor], eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Return [normed embedding ; normed h] in `dtype`, and the normed h as it is."""
-    normed_NH = F.rms_norm(wide(h_NH), h_NH.shape[-1:], weights[1], eps)
-    normed_embedding_NH = F.rms_norm(wide(embedding_NH), h_NH.shape[-1:], weights[0], eps)
-    return torch.cat([normed_embedding_NH, normed_NH], dim=-1).to(dtype), normed_NH
+def _normed_twice(x_NH: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the norm in `dtype`, and as it is."""
+    normed_NH = F.rms_norm(wide(x_NH), weight.shape, weight, eps)
+    return normed_NH.to(dtype), normed_NH
 
 
 @fused
@@ -185,29 +186,39 @@ class DecoderLayer(nn.Module):
         autocast = torch.is_autocast_enabled(weight.device.type)
         return torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype
 
-    def inputs(self, embedding_NH: Tensor, h_NH: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the attention's input NX and the residual NH."""
-        weights = (self.input_layernorm.weight, self.hidden_norm.weight)
-        x_NX, normed_NH = _normed_pair(embedding_NH, h_NH, weights, self.hidden_norm.eps, self.compute)
-        return x_NX, normed_NH if self.norm_before_residual else h_NH
+    def inputs(self, h_NH: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the attention's input and the residual, each NH."""
+        x_NH, normed_NH = _normed_twice(h_NH, self.hidden_norm.weight, self.hidden_norm.eps, self.compute)
+        return x_NH, normed_NH if self.norm_before_residual else h_NH
+
+    def embedded(self, embedding_NH: Tensor) -> Tensor:
+        """Return the normed embeddings."""
+        norm = self.input_layernorm
+        return _normed_twice(embedding_NH, norm.weight, norm.eps, self.compute)[0]
+
+    def projections(self) -> tuple[Tensor, Tensor]:
+        """Weights of queries, keys and values, one below the other: by the normed embedding, and by h, each (F, H)."""
+        attention = self.self_attn
+        weights = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
+        by_embedding_FH, by_h_FH = torch.cat(weights).to(self.compute).chunk(2, dim=1)
+        return by_embedding_FH, by_h_FH
 
     def angles(self, position_N: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rotary embedding at these positions, each (N, d), float32."""
         cos, sin = self.rotary(self.input_layernorm.weight, position_N[None])
         return cos[0], sin[0]
 
-    def rotate(self, x_NX: Tensor, projection: nn.Linear, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """Project to heads and apply the rotary embedding: N heads d."""
-        return _rotated(self.heads(projection(x_NX)), *angles)
+    def queries(self, q_NF: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """Split into heads and apply the rotary embedding: N heads d."""
+        return _rotated(self._heads(q_NF), *angles)
 
-    def heads(self, x_NF: Tensor) -> Tensor:
-        """Split features into heads."""
+    def keys_values(self, kv_NE: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys and values, each (N, key-value heads, d)."""
+        k_NF, v_NF = kv_NE.chunk(2, dim=1)
+        return self.queries(k_NF, angles), self._heads(v_NF)
+
+    def _heads(self, x_NF: Tensor) -> Tensor:
         return x_NF.view(len(x_NF), -1, self.head_dim)
-
-    def keys_values(self, x_NX: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Keys and values (N, key-value heads, d)."""
-        attention = self.self_attn
-        return self.rotate(x_NX, attention.k_proj, angles), self.heads(attention.v_proj(x_NX))
 
     def finish(self, attended_AHd: Tensor, residual_AH: Tensor) -> Tensor:
         """From attended heads to the layer's output, before the final norm."""
@@ -269,20 +280,28 @@ class Eagle3(nn.Module):
         """
         layer, rows = self.layer, pack.anchor_A
         sight = Sight.of(pack.segments, rows, len(pack.next_N))
-        x_NX, residual_NH = layer.inputs(self.embedding_VH[pack.next_N], self.fuse(pack.aux_NCH))
+        by_embedding_FH, by_h_FH = layer.projections()
+        Q = layer.self_attn.q_proj.out_features
+        x_NH, residual_NH = layer.inputs(self.fuse(pack.aux_NCH))
+        embedded_NH = layer.embedded(self.embedding_VH[pack.next_N])
+        embedded_NE = embedded_NH @ by_embedding_FH[Q:].T
         angles_N = layer.angles(pack.position_N)
-        k_NGd, v_NGd = layer.keys_values(x_NX, angles_N)
-        x_AX, residual_AH, position_A = x_NX[rows], residual_NH[rows], pack.position_N[rows]
+        k_NGd, v_NGd = layer.keys_values(torch.addmm(embedded_NE, x_NH, by_h_FH[Q:].T), angles_N)
+        embedded_AQ = embedded_NH[rows] @ by_embedding_FH[:Q].T
+        embedded_AF = torch.cat([embedded_AQ, embedded_NE[rows]], dim=1)
+        residual_AH, position_A = residual_NH[rows], pack.position_N[rows]
         angles_A = (angles_N[0][rows], angles_N[1][rows])
+        q_AQ = torch.addmm(embedded_AQ, x_NH[rows], by_h_FH[:Q].T)
         diagonals: list[tuple[Tensor, Tensor]] = []
         h_AH = residual_AH
         for step in range(steps):
             if step:
-                embedding_AH = self.embedding_VH[pack.later(pack.served_A, step - 1)]
-                x_AX, residual_AH = layer.inputs(embedding_AH, h_AH)
+                x_AH, residual_AH = layer.inputs(h_AH)
+                qkv_AF = torch.addmm(embedded_AF.roll(-step, 0), x_AH, by_h_FH.T)  # the last ones have no label there
                 angles_A = layer.angles(position_A + step)
-                diagonals.append(layer.keys_values(x_AX, angles_A))
-            q_AHd = layer.rotate(x_AX, layer.self_attn.q_proj, angles_A)
+                q_AQ, kv_AE = qkv_AF.tensor_split((Q,), dim=1)
+                diagonals.append(layer.keys_values(kv_AE, angles_A))
+            q_AHd = layer.queries(q_AQ, angles_A)
             out_AH = layer.finish(ttt_attention(q_AHd, k_NGd, v_NGd, diagonals, sight), residual_AH)
             normed_AH = self.norm(out_AH)
             h_AH = normed_AH if self.config.modern else out_AH
