@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from specop.trainer.exponentials import exp_, softmax_
+from specop.trainer.exponentials import exp_
 from specop.trainer.fusion import fused
 
 QUERY_BLOCK = 128
@@ -188,47 +188,60 @@ def _among_tokens(x_A: Tensor, sight: Sight, tokens: int) -> Tensor:
     return x_A.new_zeros(tokens, *x_A.shape[1:]).index_copy_(0, sight.anchor_A, x_A)
 
 
-# Step 0 block by block.
+# Step 0 block by block. Heads that share keys lie together, GARd: a block of anchors is rows of one product, Q = c R,
+# without a copy.
 
 
 def _block_forward(inputs: Inputs, sight: Sight) -> tuple[Tensor, Tensor]:
     """Return out AHd and the log-sum-exp AH, float32 or wider."""
-    q, k, v = map(wide, inputs)
-    q_AGRd = _grouped(q, k.shape[1])
-    out_AGRd, lse_AGR = torch.empty_like(q_AGRd), q_AGRd.new_empty(q_AGRd.shape[:-1])
+    q_GARd, k_GNd, v_GNd = _laid_out(inputs)
+    out_GARd, lse_GAR = torch.empty_like(q_GARd), q_GARd.new_empty(q_GARd.shape[:-1])
+    future_QQ = _future(q_GARd)
     for c0, c1, n0, n1 in _blocks(sight.segments):
-        probs_GQT, lse_GQ = softmax_(_scores(q_AGRd[c0:c1], k[n0:n1]))
-        out_AGRd[c0:c1] = _unblock(probs_GQT @ v[n0:n1].transpose(0, 1), c1 - c0)
-        lse_AGR[c0:c1] = _unblock(lse_GQ[..., None], c1 - c0).squeeze(-1)
-    return out_AGRd.flatten(1, 2), lse_AGR.flatten(1)
+        scores_GQT = _scores(q_GARd[:, c0:c1], k_GNd[:, n0:n1], future_QQ)
+        top_GQ1 = scores_GQT.amax(-1, keepdim=True)
+        powers_GQT = exp_(scores_GQT.sub_(top_GQ1))
+        total_GQ1 = powers_GQT.sum(-1, keepdim=True)
+        out_GARd[:, c0:c1] = (powers_GQT @ v_GNd[:, n0:n1]).div_(total_GQ1).view_as(out_GARd[:, c0:c1])
+        lse_GAR[:, c0:c1] = top_GQ1.add_(total_GQ1.log_()).view_as(lse_GAR[:, c0:c1])
+    return _by_anchor(out_GARd), _by_anchor(lse_GAR)
 
 
 def _block_backward(grad_AHd: Tensor, inputs: Inputs, out_AHd: Tensor, lse_AH: Tensor, sight: Sight) -> Inputs:
     """Gradients through the keys of step 0, float32 or wider."""
-    q, k, v = map(wide, inputs)
-    scale = q.shape[-1] ** -0.5
-    q_AGRd, grad_AGRd, out_AGRd = (_grouped(wide(x), k.shape[1]) for x in (q, grad_AHd, out_AHd))
-    lse_AGR, delta_AGR = lse_AH.view(len(lse_AH), k.shape[1], -1), (grad_AGRd * out_AGRd).sum(-1)
-    dq_AGRd, dk, dv = torch.empty_like(q_AGRd), torch.zeros_like(k), torch.zeros_like(v)
+    q_GARd, k_GNd, v_GNd = _laid_out(inputs)
+    groups = len(k_GNd)
+    grad_GARd, out_GARd = _by_group(wide(grad_AHd), groups), _by_group(wide(out_AHd), groups)
+    delta_GAR1 = (grad_GARd * out_GARd).sum(-1, keepdim=True)
+    lse_GAR1 = _by_group(lse_AH[..., None], groups)
+    dq_GARd, dk_GNd, dv_GNd = torch.empty_like(q_GARd), *(torch.zeros_like(x.contiguous()) for x in (k_GNd, v_GNd))
+    future_QQ = _future(q_GARd)
     for c0, c1, n0, n1 in _blocks(sight.segments):
-        probs_GQT = exp_(_scores(q_AGRd[c0:c1], k[n0:n1]).sub_(_block(lse_AGR[c0:c1, ..., None])))
-        grad_GQd, query_GQd = _block(grad_AGRd[c0:c1]), _block(q_AGRd[c0:c1])
-        dv[n0:n1] += (probs_GQT.transpose(1, 2) @ grad_GQd).transpose(0, 1)
-        dscores = grad_GQd @ v[n0:n1].permute(1, 2, 0)
-        dscores = dscores.sub_(_block(delta_AGR[c0:c1, ..., None])).mul_(probs_GQT).mul_(scale)
-        dq_AGRd[c0:c1] = _unblock(dscores @ k[n0:n1].transpose(0, 1), c1 - c0)
-        dk[n0:n1] += (dscores.transpose(1, 2) @ query_GQd).transpose(0, 1)
-    return dq_AGRd.flatten(1, 2), dk, dv
+        q_GcRd, k_GTd = q_GARd[:, c0:c1], k_GNd[:, n0:n1]
+        lse_GQ1, delta_GQ1, grad_GQd = (x[:, c0:c1].flatten(1, 2) for x in (lse_GAR1, delta_GAR1, grad_GARd))
+        probs_GQT = exp_(_scores(q_GcRd, k_GTd, future_QQ).sub_(lse_GQ1))
+        dv_GNd[:, n0:n1].baddbmm_(probs_GQT.transpose(1, 2), grad_GQd)
+        dscores_GQT = (grad_GQd @ v_GNd[:, n0:n1].transpose(1, 2)).sub_(delta_GQ1).mul_(probs_GQT)
+        dq_GARd[:, c0:c1] = (dscores_GQT @ k_GTd).view_as(q_GcRd)
+        dk_GNd[:, n0:n1].baddbmm_(dscores_GQT.transpose(1, 2), q_GcRd.flatten(1, 2))
+    scale = q_GARd.shape[-1] ** -0.5
+    return _by_anchor(dq_GARd.mul_(scale)), dk_GNd.transpose(0, 1), dv_GNd.transpose(0, 1)
 
 
-def _block(x_cGRd: Tensor) -> Tensor:
-    """Lay out c queries of R heads as c*R rows of each group: GQd."""
-    return x_cGRd.permute(1, 2, 0, 3).reshape(x_cGRd.shape[1], -1, x_cGRd.shape[-1])
+def _laid_out(inputs: Inputs) -> Inputs:
+    """Scaled queries GARd; keys and values GNd."""
+    q_AHd, k_NGd, v_NGd = map(wide, inputs)
+    return _by_group(q_AHd * q_AHd.shape[-1] ** -0.5, k_NGd.shape[1]), k_NGd.transpose(0, 1), v_NGd.transpose(0, 1)
 
 
-def _unblock(x_GQd: Tensor, queries: int) -> Tensor:
-    """Inverse of `_block`: cGRd."""
-    return x_GQd.view(x_GQd.shape[0], -1, queries, x_GQd.shape[-1]).permute(2, 0, 1, 3)
+def _by_group(x_AHd: Tensor, groups: int) -> Tensor:
+    """Anchors by the key-value head that their heads share: GARd, one after another in memory."""
+    return _grouped(x_AHd, groups).transpose(0, 1).contiguous()
+
+
+def _by_anchor(x_GAR: Tensor) -> Tensor:
+    """Inverse of `_by_group`, with or without a last dimension."""
+    return x_GAR.transpose(0, 1).flatten(1, 2)
 
 
 def _blocks(segments: Sequence[Segment]) -> list[tuple[int, int, int, int]]:
@@ -240,10 +253,16 @@ def _blocks(segments: Sequence[Segment]) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def _scores(q_cGRd: Tensor, k_TGd: Tensor) -> Tensor:
-    """Scaled scores GQT with what lies after a query's own token at minus infinity."""
-    queries, keys = q_cGRd.shape[0], k_TGd.shape[0]
-    scores = _block(q_cGRd * q_cGRd.shape[-1] ** -0.5) @ k_TGd.permute(1, 2, 0)
-    future = torch.full((queries, queries), float("-inf"), dtype=scores.dtype, device=scores.device).triu_(1)
-    scores.view(scores.shape[0], -1, queries, keys)[..., keys - queries :] += future
-    return scores
+def _future(like: Tensor) -> Tensor:
+    """Minus infinity where a key lies after a query, for queries that stand on the last keys."""
+    size = min(QUERY_BLOCK, like.shape[1])
+    return torch.full((size, size), float("-inf"), dtype=like.dtype, device=like.device).triu_(1)
+
+
+def _scores(q_GcRd: Tensor, k_GTd: Tensor, future_QQ: Tensor) -> Tensor:
+    """Scores GQT with what lies after a query's own token at minus infinity."""
+    groups, queries, heads, _ = q_GcRd.shape
+    scores_GQT = q_GcRd.flatten(1, 2) @ k_GTd.transpose(1, 2)
+    own_GcRc = scores_GQT.view(groups, queries, heads, -1)[..., -queries:]
+    own_GcRc += future_QQ[:queries, None, :queries]
+    return scores_GQT
