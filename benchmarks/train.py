@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 
 from benchmarks import peer, workload
 from benchmarks.workload import Workload
+from specop.trainer.libraries import CACHES
 from tests.trainer.packs import SMOLLM2
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,16 +77,16 @@ class Bench:
 
     def ours(self, row: Row, *options: str) -> Json:
         """Run our side."""
-        return self._run([sys.executable, "-m", "benchmarks.train_ours"], row, options)
+        return self._run([sys.executable, "-m", "benchmarks.train_ours"], row, options, CACHES)
 
     def peer(self, row: Row, *options: str) -> Json:
         """Run the peer's side. Its modules come from its environment, not from the folder of the script."""
-        return self._run([self._peer, "-P", ROOT / "benchmarks" / "train_peer.py"], row, options)
+        return self._run([self._peer, "-P", ROOT / "benchmarks" / "train_peer.py"], row, options, {})
 
-    def _run(self, program: list[Any], row: Row, options: Sequence[str]) -> Json:
+    def _run(self, program: list[Any], row: Row, options: Sequence[str], settings: Mapping[str, str]) -> Json:
         """Run a process on a row's workload; its answer, and the most memory that it had resident."""
         command = [*map(str, program), str(self.workload(row)), f"--threads={self._threads}", f"--warm={WARM}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads), "CUDA_VISIBLE_DEVICES": ""}
+        environment = {**os.environ, **settings, "OMP_NUM_THREADS": str(self._threads), "CUDA_VISIBLE_DEVICES": ""}
         with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as log:
             started = subprocess.Popen([*command, *options], cwd=ROOT, env=environment, stdout=said, stderr=log)
             _, code, used = os.wait4(started.pid, 0)

@@ -30,6 +30,7 @@ from specop.storage.local import LocalStore
 from specop.trainer.batches import Pack
 from specop.trainer.checkpoint import Checkpoints, Progress
 from specop.trainer.config import DTYPES
+from specop.trainer.libraries import keep_freed
 from specop.trainer.loop import Course, Loop
 from specop.trainer.losses import Labels, head_loss, step_weights
 from specop.trainer.meter import flops_per_token
@@ -208,6 +209,7 @@ def main() -> None:
     wanted.add_argument("--teacher", action="store_true", help="speed of a target of the demo's shape")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    keep_freed()  # as a Job's process does
     with tempfile.TemporaryDirectory() as scratch:
         ours = Ours(given.folder, Path(scratch))
         if given.check:

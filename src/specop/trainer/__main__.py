@@ -1,16 +1,11 @@
-"""`python -m specop.trainer`.
+"""`python -m specop.trainer`."""
 
-Every pack has its own shape, and on CPU torch and oneDNN each keep the compiled product of every shape that they have
-seen, with its scratch memory: gigabytes over a run, and no faster. Their caches are kept small, which has to be said
-before torch is loaded.
-"""
-
-import os
 import sys
 
-for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
-    os.environ.setdefault(cache, "32")
+from specop.trainer.libraries import settle
 
-from specop.trainer.main import main  # noqa: E402 - see above
+settle()
+
+from specop.trainer.main import main  # noqa: E402 - torch is loaded after that
 
 sys.exit(main())
