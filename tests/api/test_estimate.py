@@ -68,8 +68,8 @@ def test_work_of_known_targets(
     length = 4096
     work = Work(tokens=length, anchors=length, pairs=length * length / 2, steps=7)
     found = training_flops(shape, work)
-    # The reference count makes the embedding's half of the queries anew at each step; it leaves out the keys and values'
-    # later steps and the scores that are made again.
+    # The reference count makes the embedding's half of the queries anew at each step, and leaves out the keys and
+    # values' later steps and the scores that are made again.
     spared = 6 * (work.steps - 1) * shape.hidden * shape.queries
     assert (found.total - found.teacher) / length == pytest.approx(training - spared, rel=0.05)
     without_head = (
