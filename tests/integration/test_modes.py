@@ -138,7 +138,7 @@ def test_figures_of_the_pods_are_in_status_within_seconds(team: Team) -> None:
         }
         status = wait(lambda: _measured(team), 20, "figures")
     assert status["measured"]["requests"] == 8
-    assert (status["measured"]["acceptanceLength"], status["measured"]["perPosition"][0]) == ("1.77", "0.343")
+    assert (status["measured"]["acceptanceLength"], status["measured"]["perPosition"][0]) == ("1.70", "0.311")
     assert status["capture"] == {"requests": 8, "shippedUntil": "2026-01-01T00:00:00Z"}
 
 
