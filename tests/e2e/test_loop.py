@@ -218,7 +218,7 @@ def first_generation(world: World) -> None:
         drafted = story.serve_drafted(world, one.digest)
     assert failures == []
     assert [drafted.replay(request).text for request in requests(0, 5)] == base
-    assert drafted.speculation().drafts > 0
+    assert drafted.speculation().draft_tokens > 0
     table = world.kubectl("get", leave.KINDS)
     assert re.search(r"draftedendpoint\S*/agent +True +ServingDrafter +agent-v1 ", table), table
     assert re.search(r"drafter\S*/agent-v1 +True ", table), table
