@@ -2,8 +2,9 @@
 
 It is: rows in the dataset's format, made once a size and kept: `train` and `validation` as a published dataset (its
 holdout is the validation part, by which runs choose their best weights), and `test`, which no run ever sees. Sizes:
-`demo` is SmolLM2-135M answering the demo's concierge (T=0 and T=1) and, as general text, the demo's foreign tasks;
-`tiny` is the random target of the tests, and shows nothing but that the harness works.
+`demo` is SmolLM2-135M answering the demo's concierge, held to JSON (T=0 and T=1), the same users' questions in prose
+(T=0 and T=1) and, as general text, the demo's foreign tasks; `tiny` is the random target of the tests, and shows
+nothing but that the harness works.
 """
 
 import json
@@ -85,7 +86,8 @@ def corpora(size: str, folder: Path) -> dict[str, Corpus]:
     from demo import model  # noqa: PLC0415 - downloads where it is needed
 
     target = model.prepare()
-    found = {name: Corpus(folder / name, target) for name in ("own", "own-sampled", "general")}
+    names = ("own", "own-sampled", "prose", "prose-sampled", "general")
+    found = {name: Corpus(folder / name, target) for name in names}
     if not all(corpus.test.exists() for corpus in found.values()):
         # An engine's processes spin until their parent ends, and what is timed next would share the machine with them.
         subprocess.run([sys.executable, "-m", __name__, str(folder), str(target)], check=True)
@@ -99,9 +101,18 @@ def _with_few(found: dict[str, Corpus]) -> dict[str, Corpus]:
 def _write_answers(folder: Path, target: Path) -> None:
     from demo import traffic  # noqa: PLC0415 - as above
 
-    wanted = {"own": (traffic.concierge(), 0.0), "own-sampled": (traffic.concierge(), 1.0)}
-    wanted["general"] = (traffic.foreign(), 0.0)
-    for name, rows in _answered(target, wanted).items():
+    held = traffic.concierge()
+    # Neither a form nor the system prompt that asks for it.
+    prose = [{"messages": request["messages"][-1:], "max_tokens": request["max_tokens"]} for request in held]
+    wanted = {
+        "own": (held, 0.0),
+        "own-sampled": (held, 1.0),
+        "prose": (prose, 0.0),
+        "prose-sampled": (prose, 1.0),
+        "general": (traffic.foreign(), 0.0),
+    }
+    missing = {name: what for name, what in wanted.items() if not Corpus(folder / name, target).test.exists()}
+    for name, rows in _answered(target, missing).items():
         Corpus(folder / name, target).write(rows)
 
 

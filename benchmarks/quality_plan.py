@@ -51,6 +51,7 @@ def loss(*terms: tuple[str, str]) -> Json:
 
 
 KL, HYBRID = loss(("KL", "1")), loss(("LKHybrid", "1"))
+SAMPLED = {"draftSampleMethod": "Probabilistic"}
 AGAINST_PEER = [
     Arm("ours"),
     Arm("peer", peer=True),
@@ -80,12 +81,17 @@ SIZES = {
             *AGAINST_PEER,
             Arm("KL, T=0", knobs=KL),
             Arm("LKHybrid, T=0", knobs=HYBRID),
-            Arm("KL, T=1", "own-sampled", "own-sampled", {**KL, "draftSampleMethod": "Probabilistic"}),
-            Arm("LKHybrid, T=1", "own-sampled", "own-sampled", {**HYBRID, "draftSampleMethod": "Probabilistic"}),
+            Arm("KL, T=1", "own-sampled", "own-sampled", {**KL, **SAMPLED}),
+            Arm("LKHybrid, T=1", "own-sampled", "own-sampled", {**HYBRID, **SAMPLED}),
             Arm("Eagle3", knobs={"architecture": "Eagle3"}),
             *(Arm(f"teacher {mode}", knobs={**KL, "constrained": mode}) for mode in ("Masked", "Served")),
             Arm("general text", "general"),
-            Arm("default, T=1", "own-sampled", "own-sampled", {"draftSampleMethod": "Probabilistic"}),
+            Arm("default, T=1", "own-sampled", "own-sampled", SAMPLED),
+            Arm("prose, default, T=1", "prose-sampled", "prose-sampled", SAMPLED),
+            Arm("prose, KL, T=1", "prose-sampled", "prose-sampled", {**KL, **SAMPLED}),
+            Arm("prose, default, T=0", "prose", "prose"),
+            Arm("prose, KL, T=0", "prose", "prose", KL),
+            Arm("prose, LKHybrid, T=1", "prose-sampled", "prose-sampled", {**HYBRID, **SAMPLED}),
         ],
         rows=[
             *PEER_ROWS,
@@ -98,6 +104,9 @@ SIZES = {
             Comparison("custom vs general", "ours", "general text"),
             Comparison("default loss vs KL, T=0", "ours", "KL, T=0"),
             Comparison("default loss vs LKHybrid, T=1", "default, T=1", "LKHybrid, T=1"),
+            Comparison("prose: default loss vs KL, T=0", "prose, default, T=0", "prose, KL, T=0"),
+            Comparison("prose: default loss vs KL, T=1", "prose, default, T=1", "prose, KL, T=1"),
+            Comparison("prose: LKHybrid vs KL, T=1", "prose, LKHybrid, T=1", "prose, KL, T=1"),
         ],
         served=["ratio_equal_time", "custom vs general"],
     ),
