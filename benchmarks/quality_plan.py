@@ -50,7 +50,10 @@ def loss(*terms: tuple[str, str]) -> Json:
     return {"loss": [{"name": name, "weight": weight} for name, weight in terms]}
 
 
-KL, HYBRID = loss(("KL", "1")), loss(("LKHybrid", "1"))
+UNMASKED = {"constrained": "Unmasked"}
+KL, HYBRID = {**loss(("KL", "1")), **UNMASKED}, {**loss(("LKHybrid", "1")), **UNMASKED}
+MIXED = {**loss(("CE", "0.7"), ("KL", "0.3")), **UNMASKED}
+SERVED = {**loss(("KL", "1")), "constrained": "Served"}
 SAMPLED = {"draftSampleMethod": "Probabilistic"}
 AGAINST_PEER = [
     Arm("ours"),
@@ -83,13 +86,15 @@ SIZES = {
             Arm("LKHybrid, T=0", knobs=HYBRID),
             Arm("KL, T=1", "own-sampled", "own-sampled", {**KL, **SAMPLED}),
             Arm("LKHybrid, T=1", "own-sampled", "own-sampled", {**HYBRID, **SAMPLED}),
-            Arm("Eagle3", knobs={"architecture": "Eagle3"}),
-            *(Arm(f"teacher {mode}", knobs={**KL, "constrained": mode}) for mode in ("Masked", "Served")),
-            Arm("general text", "general"),
-            Arm("default, T=1", "own-sampled", "own-sampled", SAMPLED),
-            Arm("prose, default, T=1", "prose-sampled", "prose-sampled", SAMPLED),
+            Arm("CE and KL", knobs=MIXED),
+            Arm("Eagle3", knobs={"architecture": "Eagle3", **MIXED}),
+            Arm("teacher Served", knobs=SERVED),
+            Arm("general text", "general", knobs=MIXED),
+            Arm("CE and KL, T=1", "own-sampled", "own-sampled", {**MIXED, **SAMPLED}),
+            Arm("ours, T=1", "own-sampled", "own-sampled", SAMPLED),
+            Arm("prose, CE and KL, T=1", "prose-sampled", "prose-sampled", {**MIXED, **SAMPLED}),
             Arm("prose, KL, T=1", "prose-sampled", "prose-sampled", {**KL, **SAMPLED}),
-            Arm("prose, default, T=0", "prose", "prose"),
+            Arm("prose, CE and KL, T=0", "prose", "prose", MIXED),
             Arm("prose, KL, T=0", "prose", "prose", KL),
             Arm("prose, LKHybrid, T=1", "prose-sampled", "prose-sampled", {**HYBRID, **SAMPLED}),
         ],
@@ -98,15 +103,17 @@ SIZES = {
             Comparison("equal time, both KL", "KL, T=0", "peer"),
             Comparison("LKHybrid vs KL, T=0", "LKHybrid, T=0", "KL, T=0"),
             Comparison("LKHybrid vs KL, T=1", "LKHybrid, T=1", "KL, T=1"),
-            Comparison("Eagle31 vs Eagle3", "ours", "Eagle3"),
-            Comparison("teacher: masked vs unmasked", "teacher Masked", "KL, T=0"),
+            Comparison("Eagle31 vs Eagle3", "CE and KL", "Eagle3"),
+            Comparison("teacher: masked vs unmasked", "ours", "KL, T=0"),
             Comparison("teacher: served vs unmasked", "teacher Served", "KL, T=0"),
             Comparison("custom vs general", "ours", "general text"),
-            Comparison("default loss vs KL, T=0", "ours", "KL, T=0"),
-            Comparison("default loss vs LKHybrid, T=1", "default, T=1", "LKHybrid, T=1"),
-            Comparison("prose: default loss vs KL, T=0", "prose, default, T=0", "prose, KL, T=0"),
-            Comparison("prose: default loss vs KL, T=1", "prose, default, T=1", "prose, KL, T=1"),
-            Comparison("prose: LKHybrid vs KL, T=1", "prose, LKHybrid, T=1", "prose, KL, T=1"),
+            Comparison("default vs CE and KL, T=0", "ours", "CE and KL"),
+            Comparison("default vs CE and KL, T=1", "ours, T=1", "CE and KL, T=1"),
+            Comparison("default vs LKHybrid, T=1", "ours, T=1", "LKHybrid, T=1"),
+            # Nothing holds prose, so the default is KL there.
+            Comparison("prose: default vs CE and KL, T=0", "prose, KL, T=0", "prose, CE and KL, T=0"),
+            Comparison("prose: default vs CE and KL, T=1", "prose, KL, T=1", "prose, CE and KL, T=1"),
+            Comparison("prose: LKHybrid vs default, T=1", "prose, LKHybrid, T=1", "prose, KL, T=1"),
         ],
         served=["ratio_equal_time", "custom vs general"],
     ),
