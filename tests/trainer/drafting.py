@@ -37,7 +37,7 @@ def draft(
     keys, values = keys_values(x_NX, layer.angles(position_N))
     x_X, residual_H, position = x_NX[-1:], residual_NH[-1:], position_N[-1:]
     for _ in range(steps):
-        q_Hd = layer.queries(attention.q_proj(x_X), layer.angles(position))[0]
+        q_Hd = layer.rotated(attention.q_proj(x_X), layer.angles(position))[0]
         group = q_Hd.shape[0] // keys.shape[1]
         k, v = keys.repeat_interleave(group, dim=1), values.repeat_interleave(group, dim=1)
         weights_HT = (torch.einsum("hd,thd->ht", q_Hd, k) * q_Hd.shape[-1] ** -0.5).softmax(-1)

@@ -208,14 +208,14 @@ class DecoderLayer(nn.Module):
         cos, sin = self.rotary(self.input_layernorm.weight, position_N[None])
         return cos[0], sin[0]
 
-    def queries(self, q_NF: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    def rotated(self, x_NF: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """Split into heads and apply the rotary embedding: N heads d."""
-        return _rotated(self._heads(q_NF), *angles)
+        return _rotated(self._heads(x_NF), *angles)
 
     def keys_values(self, kv_NE: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Keys and values, each (N, key-value heads, d)."""
         k_NF, v_NF = kv_NE.chunk(2, dim=1)
-        return self.queries(k_NF, angles), self._heads(v_NF)
+        return self.rotated(k_NF, angles), self._heads(v_NF)
 
     def _heads(self, x_NF: Tensor) -> Tensor:
         return x_NF.view(len(x_NF), -1, self.head_dim)
@@ -301,7 +301,7 @@ class Eagle3(nn.Module):
                 angles_A = layer.angles(position_A + step)
                 q_AQ, kv_AE = qkv_AF.tensor_split((Q,), dim=1)
                 diagonals.append(layer.keys_values(kv_AE, angles_A))
-            q_AHd = layer.queries(q_AQ, angles_A)
+            q_AHd = layer.rotated(q_AQ, angles_A)
             out_AH = layer.finish(ttt_attention(q_AHd, k_NGd, v_NGd, diagonals, sight), residual_AH)
             normed_AH = self.norm(out_AH)
             h_AH = normed_AH if self.config.modern else out_AH
