@@ -26,7 +26,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,8 @@ class Bench:
 
     def best(self, arm: Arm) -> list[Json]:
         """Choose the learning rate on the validation part with the first seed, and make the other seeds' runs."""
-        if arm.tokens_of is not None:
-            rate = self.best(replace(self.arm("ours"), knobs=arm.knobs))[0]["rate"]
-        else:
-            first = [self.run(arm, rate, 0) for rate in self.size.rates]
-            rate = max(first, key=lambda run: accepted_length(run["validation"]["joint"]))["rate"]
+        first = [self.run(arm, rate, 0) for rate in self.size.rates]
+        rate = max(first, key=lambda run: accepted_length(run["validation"]["joint"]))["rate"]
         return [self.run(arm, rate, seed) for seed in range(self.size.seeds)]
 
     def arm(self, name: str) -> Arm:

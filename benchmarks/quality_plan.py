@@ -92,6 +92,7 @@ SIZES = {
             Arm("general text", "general", knobs=MIXED),
             Arm("CE and KL, T=1", "own-sampled", "own-sampled", {**MIXED, **SAMPLED}),
             Arm("ours, T=1", "own-sampled", "own-sampled", SAMPLED),
+            Arm("masked LKHybrid, T=1", "own-sampled", "own-sampled", {**loss(("LKHybrid", "1")), **SAMPLED}),
             Arm("prose, CE and KL, T=1", "prose-sampled", "prose-sampled", {**MIXED, **SAMPLED}),
             Arm("prose, KL, T=1", "prose-sampled", "prose-sampled", {**KL, **SAMPLED}),
             Arm("prose, CE and KL, T=0", "prose", "prose", MIXED),
@@ -110,6 +111,7 @@ SIZES = {
             Comparison("default vs CE and KL, T=0", "ours", "CE and KL"),
             Comparison("default vs CE and KL, T=1", "ours, T=1", "CE and KL, T=1"),
             Comparison("default vs LKHybrid, T=1", "ours, T=1", "LKHybrid, T=1"),
+            Comparison("masked LKHybrid vs default, T=1", "masked LKHybrid, T=1", "ours, T=1"),
             # Nothing holds prose, so the default is KL there.
             Comparison("prose: default vs CE and KL, T=0", "prose, KL, T=0", "prose, CE and KL, T=0"),
             Comparison("prose: default vs CE and KL, T=1", "prose, KL, T=1", "prose, CE and KL, T=1"),
