@@ -40,7 +40,7 @@ from benchmarks.quality_corpus import Corpus, corpora
 from benchmarks.quality_judge import CONFIDENCE, Counts, Judge, accepted_length, bootstrap
 from benchmarks.quality_plan import SIZES, Arm, Comparison
 from specop.api.jobs import CONFIG_ENV, Outcome, TrainingConfig
-from specop.api.preset import DEFAULTS
+from specop.api.preset import defaults
 from specop.api.training_job import Hyperparameters
 from specop.storage.blobs import download_files, read_manifest
 from specop.storage.local import LocalStore
@@ -79,7 +79,9 @@ class Bench:
     def knobs(self, arm: Arm, rate: str, seed: int, steps: int) -> Hyperparameters:
         """Complete hyperparameters of a run."""
         changed = {"learningRate": rate, "seed": seed, "maxSteps": steps, "epochs": 1000, "checkpointSeconds": 86_400}
-        return Hyperparameters.model_validate({**DEFAULTS.to_json(), **self.size.knobs, **arm.knobs, **changed})
+        given = {**self.size.knobs, **arm.knobs, **changed}
+        usual = defaults(Hyperparameters.model_validate(given))
+        return Hyperparameters.model_validate({**usual.to_json(), **given})
 
     def run(self, arm: Arm, rate: str, seed: int) -> Json:
         """Return a run and its judgement, each made if its file is missing."""

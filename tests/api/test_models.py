@@ -1,5 +1,6 @@
 """Models and schemas say the same: what the schema allows is read, and what a model writes the schema allows."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import jsonschema
@@ -13,7 +14,7 @@ from specop.api.dataset import DatasetFacts, SpeculatorDataset
 from specop.api.kinds import KINDS, Kind
 from specop.api.preset import BUILT_IN, DEFAULTS, PresetSpec, SpeculatorPreset, resolve
 from specop.api.shared import TargetFacts
-from specop.api.training_job import Hyperparameters, Provenance
+from specop.api.training_job import Hyperparameters, LossTerm, Provenance
 from tests.api.conftest import Api, Refused
 from tests.api.manifests import edited, full, loop
 
@@ -89,7 +90,8 @@ def lists(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 def texts(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     if schema.get("format") == "date-time":
-        return st.datetimes().map(lambda moment: moment.replace(year=2026).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        seconds = st.integers(0, 2**32)
+        return seconds.map(lambda since: datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
     least, most = schema.get("minLength", 0), schema["maxLength"]
     if "pattern" in schema:
         matching = st.from_regex(schema["pattern"], fullmatch=True, alphabet=ASCII)
@@ -197,6 +199,17 @@ def test_hyperparameters_are_resolved_in_order_and_say_who_set_them() -> None:
     assert {sources.pop(name) for name in ("batchTokens", "learningRate")} == {"scaled"}
     assert set(sources.values()) == {"default"}
     assert Provenance(name="seed", source="spec") in set_by
+
+
+def test_the_loss_that_nobody_sets_goes_by_how_drafts_are_sampled() -> None:
+    sampled = Hyperparameters(draft_sample_method="Probabilistic")
+    of_spec, set_by = resolve("balanced", BUILT_IN["balanced"], sampled, finished(100_000, 576))
+    assert of_spec.loss == [LossTerm(name="LKHybrid")]
+    assert Provenance(name="loss", source="default") in set_by
+    of_preset, _ = resolve("own", PresetSpec(hyperparameters=sampled), Hyperparameters(), finished(100_000, 576))
+    assert of_preset == of_spec
+    chosen = Hyperparameters(draft_sample_method="Probabilistic", loss=[LossTerm(name="KL")])
+    assert resolve("balanced", BUILT_IN["balanced"], chosen, finished(100_000, 576))[0].loss == chosen.loss
 
 
 @pytest.mark.parametrize(

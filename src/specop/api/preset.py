@@ -68,6 +68,17 @@ DEFAULTS = Hyperparameters(
 )
 """Every knob has a value here; presets change some, and what depends on size is scaled."""
 
+
+def defaults(given: Hyperparameters) -> Hyperparameters:
+    """Return every knob's default beside those that are given: the loss goes by how drafts are sampled when served.
+
+    For sampled drafts LKHybrid teaches what is accepted of them (1.2 and 0.6 % more than KL, with and without a
+    grammar: docs/performance.md).
+    """
+    hybrid = given.draft_sample_method == "Probabilistic"
+    return DEFAULTS.model_copy(update={"loss": [LossTerm(name="LKHybrid")]}) if hybrid else DEFAULTS
+
+
 BUILT_IN: dict[str, PresetSpec] = {
     "quick": PresetSpec(
         description="A first drafter soon: two passes, and never more than 2,000 steps.",
@@ -128,7 +139,7 @@ def resolve(
         ("warmStart", Hyperparameters(draft_vocab_size=parent.draft_vocab_size if parent else None)),
         (f"preset/{name}", preset.hyperparameters),
         ("scaled", scaled(dataset, given)),
-        ("default", DEFAULTS),
+        ("default", defaults(given)),
     )
     values: dict[str, object] = {}
     set_by: list[Provenance] = []

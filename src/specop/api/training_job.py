@@ -99,7 +99,10 @@ class Hyperparameters(Model):
             ),
         ]
         | None
-    ) = Field(default=None, description="Weighted sum of losses.")
+    ) = Field(
+        default=None,
+        description="Weighted sum of losses. Where nobody sets it, KL for greedy drafts and LKHybrid for sampled ones.",
+    )
     constrained: Literal["Unmasked", "Masked", "Served"] | None = Field(
         default=None,
         description="How rows teach that a grammar constrained. Unmasked: as all others. Masked: by the target's "
