@@ -39,9 +39,9 @@ from benchmarks import peer
 from benchmarks.quality_corpus import Corpus, corpora
 from benchmarks.quality_judge import CONFIDENCE, Counts, Judge, accepted_length, bootstrap
 from benchmarks.quality_plan import SIZES, Arm, Comparison
+from specop.api.hyperparameters import Hyperparameters
 from specop.api.jobs import CONFIG_ENV, Outcome, TrainingConfig
 from specop.api.preset import defaults
-from specop.api.training_job import Hyperparameters
 from specop.storage.blobs import download_files, read_manifest
 from specop.storage.local import LocalStore
 from specop.trainer.batches import Plan, Row, read_rows

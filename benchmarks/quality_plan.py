@@ -51,9 +51,10 @@ def loss(*terms: tuple[str, str]) -> Json:
 
 
 UNMASKED = {"constrained": "Unmasked"}
-KL, HYBRID = {**loss(("KL", "1")), **UNMASKED}, {**loss(("LKHybrid", "1")), **UNMASKED}
+MASKED_KL = loss(("KL", "1"))
+KL, HYBRID = {**MASKED_KL, **UNMASKED}, {**loss(("LKHybrid", "1")), **UNMASKED}
 MIXED = {**loss(("CE", "0.7"), ("KL", "0.3")), **UNMASKED}
-SERVED = {**loss(("KL", "1")), "constrained": "Served"}
+SERVED = {**MASKED_KL, "constrained": "Served"}
 SAMPLED = {"draftSampleMethod": "Probabilistic"}
 AGAINST_PEER = [
     Arm("ours"),
@@ -92,7 +93,7 @@ SIZES = {
             Arm("general text", "general", knobs=MIXED),
             Arm("CE and KL, T=1", "own-sampled", "own-sampled", {**MIXED, **SAMPLED}),
             Arm("ours, T=1", "own-sampled", "own-sampled", SAMPLED),
-            Arm("masked KL, T=1", "own-sampled", "own-sampled", {**loss(("KL", "1")), **SAMPLED}),
+            Arm("masked KL, T=1", "own-sampled", "own-sampled", {**MASKED_KL, **SAMPLED}),
             Arm("prose, CE and KL, T=1", "prose-sampled", "prose-sampled", {**MIXED, **SAMPLED}),
             Arm("prose, KL, T=1", "prose-sampled", "prose-sampled", {**KL, **SAMPLED}),
             Arm("prose, CE and KL, T=0", "prose", "prose", MIXED),

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from specop.api.hyperparameters import Hyperparameters
 from specop.api.preset import DEFAULTS
-from specop.api.training_job import Hyperparameters
 from specop.trainer.batches import Plan, Row
 from specop.trainer.config import DTYPES, Recipe, recipe
 from specop.trainer.model import DrafterConfig, Eagle3

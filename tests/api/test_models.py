@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from specop.api.crdgen import crd
 from specop.api.dataset import DatasetFacts, SpeculatorDataset
+from specop.api.hyperparameters import Hyperparameters, LossTerm
 from specop.api.kinds import KINDS, Kind
 from specop.api.preset import BUILT_IN, DEFAULTS, PresetSpec, SpeculatorPreset, resolve
 from specop.api.shared import TargetFacts
-from specop.api.training_job import Hyperparameters, LossTerm, Provenance
+from specop.api.training_job import Provenance
 from tests.api.conftest import Api, Refused
 from tests.api.manifests import edited, full, loop
 

@@ -6,8 +6,9 @@ import pytest
 from specop.api.contradictions import without_effect
 from specop.api.drafter import DrafterSpec
 from specop.api.endpoint import DrafterPolicy
+from specop.api.hyperparameters import Hyperparameters
 from specop.api.preset import DEFAULTS
-from specop.api.training_job import Hyperparameters, SpeculatorTrainingJob
+from specop.api.training_job import SpeculatorTrainingJob
 from specop.cli import retrain
 from specop.cli.errors import CliError
 from specop.cli.loop import Loop

@@ -7,8 +7,8 @@ import torch
 import yaml
 
 from specop.api.estimate import Devices, estimate
+from specop.api.hyperparameters import Hyperparameters
 from specop.api.preset import BUILT_IN, resolve
-from specop.api.training_job import Hyperparameters
 from specop.common.errors import EXIT_USER_ERROR
 from specop.trainer import calibrate
 from tests.tiny import NUM_LAYERS, build_tiny

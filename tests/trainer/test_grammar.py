@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from specop.api.training_job import LossTerm
+from specop.api.hyperparameters import LossTerm
 from specop.trainer.batches import FREE, Masks, Row, label_counts
 from specop.trainer.config import LossWeights
 from specop.trainer.grammar import Constrained, Grammars, taught

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from specop.api.training_job import LossName, LossTerm
+from specop.api.hyperparameters import LossName, LossTerm
 from specop.trainer import losses
 from specop.trainer.config import TERMS, LossWeights
 from specop.trainer.losses import Labels, StepWeights, head_loss, step_weights

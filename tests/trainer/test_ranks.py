@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from specop.api.training_job import LossTerm
+from specop.api.hyperparameters import LossTerm
 from specop.common.errors import EXIT_PREEMPTED
 from tests.trainer.ranks import Run, kill
 from tests.trainer.tiny_run import World

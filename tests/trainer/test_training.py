@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from specop.api import reasons
+from specop.api.hyperparameters import LossTerm
 from specop.api.preset import DEFAULTS
-from specop.api.training_job import LossTerm
 from specop.common.errors import UserError
 from specop.storage.job import Preempted
 from specop.trainer.batches import Batch, Pack, label_counts

@@ -4,7 +4,7 @@ PURE. The API server refuses what one spec says against itself; here is what sho
 operator asks before it makes a Job, and the trainer once more, because it can be started by hand.
 """
 
-from specop.api.training_job import Hyperparameters
+from specop.api.hyperparameters import Hyperparameters
 
 OPTIONAL = ("max_steps", "early_stop_evaluations", "ema_decay")
 """What may stay unset: it is then not done."""

@@ -22,8 +22,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from specop.api.dataset import DatasetFacts
+from specop.api.hyperparameters import Hyperparameters
 from specop.api.shared import TargetFacts, TargetSizes
-from specop.api.training_job import Estimate, Hyperparameters, Parallelism, TrainingSpec
+from specop.api.training_job import Estimate, Parallelism, TrainingSpec
 from specop.common.devices import DENSE_BFLOAT16, known_gpu
 from specop.common.flops import DrafterShape, TargetShape, Work, judging_flops, teacher_flops, training_flops
 from specop.common.quantity import amount

@@ -11,11 +11,12 @@ from pydantic import Field
 
 from specop.api.base import Digest, Model, Observed, Uri
 from specop.api.dataset import DatasetFacts, Engine, Holdout, ObjectsSource, ResolvedWindow, SeedsSource, Transform
+from specop.api.hyperparameters import Hyperparameters
 from specop.api.privacy import Privacy
 from specop.api.quality import Consent, Period, Quality, RowFilter
 from specop.api.regenerate import ServedName
 from specop.api.shared import Contract, TargetFacts, Weights
-from specop.api.training_job import Hyperparameters, TrainingSummary
+from specop.api.training_job import TrainingSummary
 
 CONFIG_ENV = "SPECOP_CONFIG"
 """Environment variable with the process's configuration, as JSON."""

@@ -7,9 +7,10 @@ from pydantic import Field
 
 from specop.api.base import Model, Resource
 from specop.api.dataset import DatasetFacts
+from specop.api.hyperparameters import Hyperparameters, LossTerm
 from specop.api.markers import Cel
 from specop.api.shared import Contract, PodTemplate
-from specop.api.training_job import Hyperparameters, LossTerm, Provenance
+from specop.api.training_job import Provenance
 
 
 class PresetSpec(Model):

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from specop.api.dataset import DatasetFacts
 from specop.api.estimate import Devices, Measured, devices_of, estimate, layout_of
+from specop.api.hyperparameters import Hyperparameters
 from specop.api.shared import Json, PodTemplate
-from specop.api.training_job import Estimate, Hyperparameters, Parallelism, SpeculatorTrainingJob
+from specop.api.training_job import Estimate, Parallelism, SpeculatorTrainingJob
 from specop.manifests.common import merge_templates
 
 _GENERATION = re.compile(r"-v[0-9]+$")

@@ -12,17 +12,11 @@ from typing import Any
 from specop.api import families, reasons
 from specop.api.contradictions import contradiction, doubtful, without_effect
 from specop.api.drafter import Drafter, DrafterSpec, Lineage, LineageRef, WeightsSpec
+from specop.api.hyperparameters import Hyperparameters
 from specop.api.jobs import TrainingFacts
 from specop.api.preset import BUILT_IN, PresetSpec, resolve
 from specop.api.shared import Contract, DrafterRefStatus, Json
-from specop.api.training_job import (
-    Estimate,
-    Hyperparameters,
-    Provenance,
-    SpeculatorTrainingJob,
-    TrainingResolved,
-    TrainingStatus,
-)
+from specop.api.training_job import Estimate, Provenance, SpeculatorTrainingJob, TrainingResolved, TrainingStatus
 from specop.common.names import API_VERSION
 from specop.domain import jobs
 from specop.domain.conclude import conclude

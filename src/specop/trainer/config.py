@@ -11,7 +11,7 @@ import torch
 
 from specop.api import reasons
 from specop.api.contradictions import contradiction
-from specop.api.training_job import Hyperparameters, LossName
+from specop.api.hyperparameters import Hyperparameters, LossName
 from specop.common.errors import UserError
 
 TERMS: dict[LossName, str] = {
